@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The kernel, wrapped: the only crate that may hold `unsafe`, and it knows nothing of lanes or generations.
+//!
+//! Everything that touches a tree goes through a held directory descriptor ([`Dir`]) and single names: no
+//! function takes a path with more than one component except the two that open a root. That one rule is what
+//! keeps a container from steering a root process out of its volume by swapping a directory for a symlink.
+//!
+//! In reading order: [`error`], [`stat`], [`dir`], [`file`], [`meta`], [`mount`], [`uring`].
+
+pub mod dir;
+pub mod error;
+pub mod file;
+pub mod host;
+pub mod meta;
+pub mod mount;
+pub mod stat;
+
+pub use dir::{Dir, DirEntry, EntryType, WalkBuffer};
+pub use error::{Errno, SysError};
+pub use meta::{Meta, Xattrs};
+pub use stat::{FileKind, Stat, Time};

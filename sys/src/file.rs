@@ -1,0 +1,155 @@
+//! Reading and writing open files, with EINTR and short results handled here and nowhere else.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use rustix::fs as rfs;
+
+use crate::error::{Errno, SysError, ctx};
+use crate::stat::{Stat, WANTED};
+
+/// Name of an open descriptor in /proc, for the few calls that take only paths.
+pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// `statx` of an open file.
+///
+/// # Errors
+/// The kernel's errno.
+pub fn stat(fd: impl AsFd, object: &[u8]) -> Result<Stat, SysError> {
+    let stx = rfs::statx(fd, "", rfs::AtFlags::EMPTY_PATH, WANTED).map_err(ctx("stat", object))?;
+    Ok(Stat::from(&stx))
+}
+
+/// Reads until `buffer` is full or the file ends; returns how much was read.
+///
+/// # Errors
+/// The kernel's errno, EINTR never.
+pub fn read_at(fd: impl AsFd, buffer: &mut [u8], offset: u64, object: &[u8]) -> Result<usize, SysError> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match rustix::io::pread(fd.as_fd(), &mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(SysError::new("read", object, errno)),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of `bytes` at `offset`.
+///
+/// # Errors
+/// The kernel's errno, EINTR never; `EIO` when the file system takes zero bytes without an error.
+pub fn write_at(fd: impl AsFd, bytes: &[u8], offset: u64, object: &[u8]) -> Result<(), SysError> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pwrite(fd.as_fd(), &bytes[done..], offset + done as u64) {
+            // No progress and no error would loop for ever.
+            Ok(0) => return Err(SysError::new("write", object, Errno::IO)),
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(SysError::new("write", object, errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Reads a whole small file; `limit` bounds what a hostile one can make us allocate.
+///
+/// # Errors
+/// `EFBIG` above the limit.
+pub fn read_all(fd: impl AsFd, limit: usize, object: &[u8]) -> Result<Vec<u8>, SysError> {
+    let size = stat(&fd, object)?.size;
+    if size > limit as u64 {
+        return Err(SysError::new("read", object, Errno::FBIG));
+    }
+    let mut bytes = vec![0; size as usize];
+    let n = read_at(&fd, &mut bytes, 0, object)?;
+    bytes.truncate(n);
+    Ok(bytes)
+}
+
+/// fsync. Never retried: after a failure the kernel may have dropped what was dirty.
+///
+/// # Errors
+/// The kernel's errno; the file's content is then unknown and the file must be thrown away.
+pub fn sync(fd: impl AsFd, object: &[u8]) -> Result<(), SysError> {
+    rfs::fsync(fd).map_err(ctx("fsync", object))
+}
+
+/// Makes everything written to the file system of `fd` durable and reports write-back errors (kernel 5.8 on).
+/// Local file systems only: a FUSE server is not asked.
+///
+/// # Errors
+/// The kernel's errno.
+pub fn sync_filesystem(fd: impl AsFd, object: &[u8]) -> Result<(), SysError> {
+    rfs::syncfs(fd).map_err(ctx("syncfs", object))
+}
+
+/// Sets the size.
+///
+/// # Errors
+/// The kernel's errno.
+pub fn truncate(fd: impl AsFd, size: u64, object: &[u8]) -> Result<(), SysError> {
+    loop {
+        match rfs::ftruncate(&fd, size) {
+            Ok(()) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(SysError::new("truncate", object, errno)),
+        }
+    }
+}
+
+/// Copies `len` bytes inside one file system without their passing through this process: brick-side on
+/// GlusterFS. Returns how much was copied; short where the source ends.
+///
+/// # Errors
+/// `EXDEV`, `EOPNOTSUPP`, `EINVAL`: not to be had here, copy by hand. Others as they are.
+pub fn copy_range(
+    from: impl AsFd,
+    to: impl AsFd,
+    offset: u64,
+    len: u64,
+    object: &[u8],
+) -> Result<u64, SysError> {
+    let (mut at_in, mut at_out) = (offset, offset);
+    while at_in < offset + len {
+        let want = usize::try_from(offset + len - at_in).unwrap_or(usize::MAX).min(1 << 30);
+        match rfs::copy_file_range(&from, Some(&mut at_in), &to, Some(&mut at_out), want) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(SysError::new("copy_file_range", object, errno)),
+        }
+    }
+    Ok(at_in - offset)
+}
+
+/// The next stretch of data at or after `offset`: `(start, end)`, or nothing up to the end of the file.
+/// A file system that knows no holes says that all is data.
+///
+/// # Errors
+/// The kernel's errno.
+pub fn next_data(fd: impl AsFd, offset: u64, size: u64, object: &[u8]) -> Result<Option<(u64, u64)>, SysError> {
+    if offset >= size {
+        return Ok(None);
+    }
+    let start = match rfs::seek(&fd, rfs::SeekFrom::Data(offset)) {
+        Ok(start) => start,
+        Err(Errno::NXIO) => return Ok(None),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some((offset, size))),
+        Err(errno) => return Err(SysError::new("seek", object, errno)),
+    };
+    let end = match rfs::seek(&fd, rfs::SeekFrom::Hole(start)) {
+        Ok(end) => end.min(size),
+        Err(Errno::NXIO) => return Ok(None),
+        Err(errno) => return Err(SysError::new("seek", object, errno)),
+    };
+    Ok((start < size).then_some((start, end)))
+}
+
+/// Tells the kernel that the file is read once, from front to back.
+pub fn read_ahead(fd: impl AsFd) {
+    let _ = rfs::fadvise(fd, 0, None, rfs::Advice::Sequential);
+}

@@ -1,0 +1,30 @@
+//! What this process and host are: user, host name, boot, file creation mask.
+
+/// Sets the file creation mask to zero: modes are given in full at creation, saving a chmod round trip each.
+/// What is created lies below a ledger directory of mode 0700.
+pub fn clear_umask() {
+    rustix::process::umask(rustix::fs::Mode::empty());
+}
+
+/// Effective user and group: the owner that new files get.
+pub fn effective_owner() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+}
+
+/// Name of this host as the kernel knows it (of this UTS namespace).
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Random bytes from the kernel, for names that must be unique for ever.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut done = 0;
+    while done < N {
+        // getrandom fails only for bad flags or before the pool is ready, and then blocks instead.
+        if let Ok(n) = rustix::rand::getrandom(&mut bytes[done..], rustix::rand::GetRandomFlags::empty()) {
+            done += n;
+        }
+    }
+    bytes
+}

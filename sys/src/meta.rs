@@ -1,0 +1,208 @@
+//! Metadata read and set through descriptors only, in an order that loses nothing.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{self as rfs, AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+
+use crate::dir::{Dir, one};
+use crate::error::{Errno, SysError, ctx};
+use crate::stat::Time;
+
+/// Extended attributes we carry, sorted by name: `user.*` and the two POSIX ACLs.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Metadata to give to one inode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Permission bits with setuid, setgid and sticky.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Time of last modification; the access time is set to the same.
+    pub mtime: Time,
+    /// Extended attributes to have (others of the allow-list are not removed: give it a fresh inode).
+    pub xattrs: Xattrs,
+}
+
+/// Most bytes of names and values one inode may bring (reliability facts, 3.3): a container must not make a
+/// root process allocate without end.
+pub const XATTR_BYTES_MAX: usize = 64 << 10;
+
+const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
+const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
+
+/// What [`read_xattrs`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct XattrsRead {
+    /// Those we carry.
+    pub kept: Xattrs,
+    /// Names of those left out by policy (`security.capability`, `trusted.*`, …).
+    pub left_out: Vec<Vec<u8>>,
+}
+
+/// True for an attribute that may be written to the mirror. On GlusterFS names outside this list may be
+/// virtual keys that act on the file system itself.
+pub fn is_carried(name: &[u8]) -> bool {
+    name.starts_with(b"user.") || name == ACL_ACCESS || name == ACL_DEFAULT
+}
+
+/// True for a POSIX ACL, which a mount may be unable to keep.
+pub fn is_acl(name: &[u8]) -> bool {
+    name == ACL_ACCESS || name == ACL_DEFAULT
+}
+
+/// Reads the extended attributes of an open file or directory.
+///
+/// # Errors
+/// `E2BIG` when names and values exceed [`XATTR_BYTES_MAX`]; a file system without attributes gives none.
+pub fn read_xattrs(fd: BorrowedFd<'_>) -> Result<XattrsRead, SysError> {
+    let mut small = [0u8; 1024];
+    let listed = rfs::flistxattr(fd, &mut small[..]);
+    let names: Vec<u8> = match listed {
+        Ok(0) => return Ok(XattrsRead::default()),
+        Ok(n) => small[..n].to_vec(),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(XattrsRead::default()),
+        Err(Errno::RANGE) => {
+            let mut large = vec![0u8; XATTR_BYTES_MAX];
+            match rfs::flistxattr(fd, &mut large[..]) {
+                Ok(n) => large[..n].to_vec(),
+                Err(Errno::RANGE) => return Err(SysError::new("list xattrs", b"", Errno::TOOBIG)),
+                Err(errno) => return Err(SysError::new("list xattrs", b"", errno)),
+            }
+        }
+        Err(errno) => return Err(SysError::new("list xattrs", b"", errno)),
+    };
+    let mut read = XattrsRead::default();
+    let mut bytes = names.len();
+    let mut value = Vec::new();
+    for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
+        if !is_carried(name) {
+            read.left_out.push(name.to_vec());
+            continue;
+        }
+        value.resize(XATTR_BYTES_MAX, 0);
+        let len = match rfs::fgetxattr(fd, as_str(name), &mut value[..]) {
+            Ok(len) => len,
+            Err(Errno::NODATA) => continue,
+            Err(Errno::RANGE) => return Err(SysError::new("read xattr", name, Errno::TOOBIG)),
+            Err(errno) => return Err(SysError::new("read xattr", name, errno)),
+        };
+        bytes += len;
+        if bytes > XATTR_BYTES_MAX {
+            return Err(SysError::new("read xattrs", name, Errno::TOOBIG));
+        }
+        read.kept.push((name.to_vec(), value[..len].to_vec()));
+    }
+    read.kept.sort_unstable();
+    Ok(read)
+}
+
+/// Gives a fresh inode its metadata, in the one order that works: owner (clears setuid), attributes and ACL
+/// (change the group bits), mode, times (everything else changes them).
+///
+/// `made_as` is owner, group and mode the inode already has from its creation; what agrees is not set again,
+/// because each call is a network round trip on a mirror. Returns the ACLs the mount refused to keep.
+///
+/// # Errors
+/// The first act that failed; the inode is then half-made and must be thrown away.
+pub fn apply(fd: BorrowedFd<'_>, meta: &Meta, made_as: MadeAs, object: &[u8]) -> Result<AclsKept, SysError> {
+    let mut acls = AclsKept::All;
+    let owner_differs = made_as.uid != meta.uid || made_as.gid != meta.gid;
+    if owner_differs {
+        rfs::fchown(fd, Some(rustix::fs::Uid::from_raw(meta.uid)), Some(rustix::fs::Gid::from_raw(meta.gid)))
+            .map_err(ctx("chown", object))?;
+    }
+    for (name, value) in &meta.xattrs {
+        match rfs::fsetxattr(fd, as_str(name), value, XattrFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::OPNOTSUPP) if is_acl(name) => acls = AclsKept::NotSupported,
+            Err(errno) => return Err(SysError::new("set xattr on", object, errno)),
+        }
+    }
+    // A chown clears setuid and setgid; an ACL rewrites the group bits of the mode.
+    let mode_differs = made_as.mode != meta.mode
+        || (owner_differs && meta.mode & 0o6000 != 0)
+        || meta.xattrs.iter().any(|(name, _)| is_acl(name));
+    if mode_differs {
+        rfs::fchmod(fd, Mode::from_raw_mode(meta.mode)).map_err(ctx("chmod", object))?;
+    }
+    set_times(fd, meta.mtime, object)?;
+    Ok(acls)
+}
+
+/// Makes an existing directory agree with `meta`, also taking away carried attributes it should not have.
+///
+/// # Errors
+/// As [`apply`]; safe to repeat.
+pub fn reapply_dir(fd: BorrowedFd<'_>, meta: &Meta, object: &[u8]) -> Result<AclsKept, SysError> {
+    let stx = rfs::statx(fd, "", AtFlags::EMPTY_PATH, crate::stat::WANTED).map_err(ctx("stat", object))?;
+    let now = crate::Stat::from(&stx);
+    for (name, _) in read_xattrs(fd)?.kept {
+        if !meta.xattrs.iter().any(|(wanted, _)| *wanted == name) {
+            match rfs::fremovexattr(fd, as_str(&name)) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(errno) => return Err(SysError::new("remove xattr from", object, errno)),
+            }
+        }
+    }
+    apply(fd, meta, MadeAs { uid: now.uid, gid: now.gid, mode: now.mode }, object)
+}
+
+/// Sets modification and access time through a descriptor.
+///
+/// # Errors
+/// The kernel's errno.
+pub fn set_times(fd: BorrowedFd<'_>, mtime: Time, object: &[u8]) -> Result<(), SysError> {
+    rfs::futimens(fd, &timestamps(mtime)).map_err(ctx("set times of", object))
+}
+
+/// Gives a fresh symlink or FIFO its owner and times (and a FIFO its mode); neither is opened.
+///
+/// # Errors
+/// The first act that failed.
+pub fn apply_special(dir: &Dir, name: &[u8], meta: &Meta, made_as: MadeAs, fifo: bool) -> Result<(), SysError> {
+    let component = one(name)?;
+    if made_as.uid != meta.uid || made_as.gid != meta.gid {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
+        rfs::chownat(dir, component, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(ctx("chown", name))?;
+    }
+    if fifo && (made_as.mode != meta.mode || made_as.uid != meta.uid || made_as.gid != meta.gid) {
+        // The inode lies in a directory of ours and was made by us a moment ago: no one can have swapped it.
+        let path = rfs::openat(dir, component, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            .map_err(ctx("open", name))?;
+        rfs::chmod(crate::file::proc_path(path.as_fd()), Mode::from_raw_mode(meta.mode)).map_err(ctx("chmod", name))?;
+    }
+    rfs::utimensat(dir, component, &timestamps(meta.mtime), AtFlags::SYMLINK_NOFOLLOW).map_err(ctx("set times of", name))
+}
+
+/// Owner, group and mode an inode got when it was made.
+#[derive(Clone, Copy, Debug)]
+pub struct MadeAs {
+    /// Owner it got: the process's.
+    pub uid: u32,
+    /// Group it got.
+    pub gid: u32,
+    /// Mode it got.
+    pub mode: u32,
+}
+
+/// Whether the file system kept the ACLs it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AclsKept {
+    /// All of them, or there were none.
+    All,
+    /// The mount keeps no ACLs (`ENOTSUP`): they live in the manifest alone.
+    NotSupported,
+}
+
+fn timestamps(mtime: Time) -> Timestamps {
+    let time = Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+fn as_str(name: &[u8]) -> &std::ffi::OsStr {
+    use std::os::unix::ffi::OsStrExt;
+    std::ffi::OsStr::from_bytes(name)
+}
