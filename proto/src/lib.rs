@@ -1,1 +1,23 @@
-//! Placeholder.
+//! Words and formats: what is written to the ledger, and the types that make it up. No I/O.
+//!
+//! In reading order: [`path`] and [`ids`] name things, [`entry`] is the full record of one path, [`log`] the
+//! redo log of a generation, [`head`] the small files of the ledger, [`names`] how they are spelled,
+//! [`frame`] and [`codec`] how they become bytes. `docs/formats/ledger.md` tables every byte.
+
+#![forbid(unsafe_code)]
+
+pub mod codec;
+pub mod entry;
+pub mod frame;
+pub mod head;
+pub mod ids;
+pub mod log;
+pub mod names;
+pub mod path;
+
+pub use entry::{Body, Entry, FileBody, Origin, Time};
+pub use frame::{FrameError, FrameKind};
+pub use head::{EpochRecord, Head, LaneRecord};
+pub use ids::{Cut, Epoch, Generation, LaneId, NodeId, StagedName};
+pub use log::{Exception, ExceptionClass, LogHeader, LogTrailer, Op, Totals};
+pub use path::RelPath;
