@@ -49,11 +49,7 @@ impl MountEntry {
 }
 
 fn first_option(options: &OsStr) -> &[u8] {
-    options
-        .as_bytes()
-        .split(|byte| *byte == b',')
-        .next()
-        .unwrap_or_default()
+    options.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default()
 }
 
 /// A mountinfo line this parser does not understand.
@@ -73,8 +69,7 @@ pub struct MountInfoError {
 /// # Errors
 /// `/proc` is not readable, or (as `InvalidData`) a line is malformed.
 pub fn read_mountinfo() -> io::Result<Vec<MountEntry>> {
-    parse_mountinfo(&fs::read(MOUNTINFO)?)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    parse_mountinfo(&fs::read(MOUNTINFO)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Parses the text of a mountinfo file, in its order.
@@ -85,12 +80,7 @@ pub fn parse_mountinfo(text: &[u8]) -> Result<Vec<MountEntry>, MountInfoError> {
     text.split(|byte| *byte == b'\n')
         .enumerate()
         .filter(|(_, line)| !line.is_empty())
-        .map(|(index, line)| {
-            parse_line(line).map_err(|what| MountInfoError {
-                line: index + 1,
-                what,
-            })
-        })
+        .map(|(index, line)| parse_line(line).map_err(|what| MountInfoError { line: index + 1, what }))
         .collect()
 }
 
@@ -269,9 +259,7 @@ pub struct FstabEntry {
 
 /// Parses an fstab. Comments, swap, and lines that are no mount (people write these files) are left out.
 pub fn parse_fstab(text: &[u8]) -> Vec<FstabEntry> {
-    text.split(|byte| *byte == b'\n')
-        .filter_map(parse_fstab_line)
-        .collect()
+    text.split(|byte| *byte == b'\n').filter_map(parse_fstab_line).collect()
 }
 
 fn parse_fstab_line(line: &[u8]) -> Option<FstabEntry> {
@@ -279,18 +267,11 @@ fn parse_fstab_line(line: &[u8]) -> Option<FstabEntry> {
         .split(|byte| byte.is_ascii_whitespace())
         .filter(|field| !field.is_empty())
         .map(|field| OsString::from_vec(unescape(field)));
-    let source = fields
-        .next()
-        .filter(|source| source.as_bytes()[0] != b'#')?;
+    let source = fields.next().filter(|source| source.as_bytes()[0] != b'#')?;
     let mountpoint = normalised(Path::new(&fields.next()?))?;
     let fstype = fields.next()?;
     let options = fields.next().unwrap_or_default();
-    Some(FstabEntry {
-        source,
-        mountpoint,
-        fstype,
-        options,
-    })
+    Some(FstabEntry { source, mountpoint, fstype, options })
 }
 
 #[cfg(test)]
@@ -351,29 +332,16 @@ mod tests {
             ("+1 1 8:1 / / rw - ext4 s rw", "mount id is not a number"),
             ("1", "no parent id"),
             ("1 1 81 / / rw - ext4 s rw", "device is not major:minor"),
-            (
-                "1 1 8:99999999999 / / rw - ext4 s rw",
-                "device is not major:minor",
-            ),
-            (
-                "1 1 8:1 / relative rw - ext4 s rw",
-                "mountpoint is not an absolute path",
-            ),
-            (
-                "1 1 8:1 / / rw shared:1 ext4 s rw",
-                "no separator after the optional fields",
-            ),
+            ("1 1 8:99999999999 / / rw - ext4 s rw", "device is not major:minor"),
+            ("1 1 8:1 / relative rw - ext4 s rw", "mountpoint is not an absolute path"),
+            ("1 1 8:1 / / rw shared:1 ext4 s rw", "no separator after the optional fields"),
             ("1 1 8:1 / / rw -", "no filesystem type"),
             ("1 1 8:1 / / rw - ext4", "no mount source"),
             ("1 1 8:1 / / rw - ext4 s", "no super options"),
             (" ", "mount id is not a number"),
         ] {
             let text = format!("22 1 8:1 / / rw - ext4 s rw\n{bad}\n");
-            assert_eq!(
-                parse_mountinfo(text.as_bytes()),
-                Err(MountInfoError { line: 2, what }),
-                "{bad}"
-            );
+            assert_eq!(parse_mountinfo(text.as_bytes()), Err(MountInfoError { line: 2, what }), "{bad}");
         }
     }
 
@@ -422,11 +390,7 @@ mod tests {
         let mounts = parse_mountinfo(text.as_bytes()).unwrap();
         assert_eq!(covering_id(&mounts, "/x"), Some(2));
         assert_eq!(covering_id(&mounts, "/a"), Some(5));
-        assert_eq!(
-            covering_id(&mounts, "/a/b/c"),
-            Some(5),
-            "/a/b was hidden by the mount on /a"
-        );
+        assert_eq!(covering_id(&mounts, "/a/b/c"), Some(5), "/a/b was hidden by the mount on /a");
         assert_eq!(covering_id(&mounts, "/gone/deleted/x"), Some(2));
     }
 
@@ -439,13 +403,11 @@ mod tests {
 
     #[test]
     fn reads_an_fstab() {
-        let text = b"# a comment\n\n\t/dev/sda1  /  ext4 defaults 0 1\nvm1:/vol\t/mnt/with\\040blank/ glusterfs\n\
+        let text =
+            b"# a comment\n\n\t/dev/sda1  /  ext4 defaults 0 1\nvm1:/vol\t/mnt/with\\040blank/ glusterfs\n\
             UUID=1 none swap sw 0 0\nhalf /line\n  #indented / ext4 x\nproc /proc proc\n";
         let entries = parse_fstab(text);
-        let points: Vec<_> = entries
-            .iter()
-            .map(|entry| entry.mountpoint.to_str().unwrap())
-            .collect();
+        let points: Vec<_> = entries.iter().map(|entry| entry.mountpoint.to_str().unwrap()).collect();
         assert_eq!(points, ["/", "/mnt/with blank", "/proc"]);
         assert_eq!(entries[1].source, "vm1:/vol");
         assert_eq!(entries[1].options, "");
@@ -464,9 +426,7 @@ mod tests {
 
         fn bytes(&mut self, up_to: u64, alphabet: &[u8]) -> Vec<u8> {
             let len = self.next() % (up_to + 1);
-            (0..len)
-                .map(|_| alphabet[(self.next() % alphabet.len() as u64) as usize])
-                .collect()
+            (0..len).map(|_| alphabet[(self.next() % alphabet.len() as u64) as usize]).collect()
         }
     }
 
@@ -476,10 +436,7 @@ mod tests {
         for _ in 0..20_000 {
             let text = noise.bytes(60, b"0123456789 :-/\\ab\n\t#\xff\0");
             if let Ok(mounts) = parse_mountinfo(&text) {
-                let lines = text
-                    .split(|byte| *byte == b'\n')
-                    .filter(|line| !line.is_empty())
-                    .count();
+                let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
                 assert_eq!(mounts.len(), lines);
             }
             parse_fstab(&text);
@@ -500,10 +457,7 @@ mod tests {
             let entry = &parse_mountinfo(line.as_bytes()).unwrap()[0];
             assert_eq!(entry.source, name);
             assert_eq!(entry.fstype, name);
-            assert_eq!(
-                &entry.mountpoint.as_os_str().as_bytes()[1..],
-                name.as_bytes()
-            );
+            assert_eq!(&entry.mountpoint.as_os_str().as_bytes()[1..], name.as_bytes());
         }
     }
 
@@ -516,18 +470,11 @@ mod tests {
             let text: String = (0..noise.next() % 8)
                 .map(|_| {
                     let point = String::from_utf8(noise.bytes(4, b"/ab")).unwrap();
-                    format!(
-                        "{} {} 0:1 / /{point} rw - t s rw\n",
-                        noise.next() % 6,
-                        noise.next() % 6
-                    )
+                    format!("{} {} 0:1 / /{point} rw - t s rw\n", noise.next() % 6, noise.next() % 6)
                 })
                 .collect();
             let mounts = parse_mountinfo(text.as_bytes()).unwrap();
-            let path = PathBuf::from(format!(
-                "/{}",
-                String::from_utf8(noise.bytes(5, b"/ab")).unwrap()
-            ));
+            let path = PathBuf::from(format!("/{}", String::from_utf8(noise.bytes(5, b"/ab")).unwrap()));
             if let Some(found) = covering(&mounts, &path) {
                 assert!(path.starts_with(&found.mountpoint), "{path:?} {found:?}");
             }
@@ -537,8 +484,6 @@ mod tests {
     #[test]
     fn reads_this_host() {
         let mounts = read_mountinfo().unwrap();
-        assert!(
-            covering(&mounts, Path::new("/proc/self")).is_some_and(|entry| entry.fstype == "proc")
-        );
+        assert!(covering(&mounts, Path::new("/proc/self")).is_some_and(|entry| entry.fstype == "proc"));
     }
 }
