@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use sys::mount::FstabEntry;
 use thiserror::Error;
 
 use crate::MountIdentity;
@@ -49,19 +50,16 @@ pub enum MirrorError {
 
     /// The fstab wants a filesystem mounted above the mirror, and it is not.
     #[error(
-        "{} is listed in {} ({fstype} {fstab_source}) but not mounted: {} would land on {found}. Run `mount {}`, \
-         or remove the line if it is out of date",
-        mountpoint.display(), fstab.display(), path.display(), mountpoint.display()
+        "{} is listed in {} ({} {}) but not mounted: {} would land on {found}. Run `mount {}`, or remove the line \
+         if it is out of date",
+        wanted.mountpoint.display(), fstab.display(), wanted.fstype.display(), wanted.source.display(),
+        path.display(), wanted.mountpoint.display()
     )]
     NotMounted {
         /// The mirror path.
         path: PathBuf,
-        /// The bare directory that should be a mountpoint.
-        mountpoint: PathBuf,
-        /// What should be mounted there, as the fstab spells it.
-        fstab_source: String,
-        /// Its type, as the fstab spells it.
-        fstype: String,
+        /// The line of the fstab; its mountpoint is a bare directory, or not there at all.
+        wanted: Box<FstabEntry>,
         /// Where that is written.
         fstab: PathBuf,
         /// What covers the path instead.

@@ -242,9 +242,7 @@ fn nothing_missing(
         if wanted.fstype != "swap" && (by_name || as_given) {
             return Err(MirrorError::NotMounted {
                 path: spec.path.clone(),
-                mountpoint: wanted.mountpoint,
-                fstab_source: sys::mount::escape_text(&wanted.source),
-                fstype: sys::mount::escape_text(&wanted.fstype),
+                wanted: Box::new(wanted),
                 fstab: spec.fstab.clone(),
                 found: Box::new(MountIdentity::of(found)),
             });
