@@ -1,0 +1,7 @@
+//! Tests of the tests: the oracle must see every kind of difference, and the generators must make what they promise.
+#![forbid(unsafe_code)]
+
+#[path = "oracle/controls.rs"]
+mod controls;
+#[path = "oracle/generators.rs"]
+mod generators;
