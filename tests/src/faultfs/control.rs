@@ -1,0 +1,133 @@
+//! The control socket of the server process, and the process itself.
+
+use std::io::{self, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::mount::{MntFlags, umount2};
+
+use super::gate::Gate;
+use super::protocol::{Reply, Request, receive, send};
+use super::server::Server;
+use super::world::World;
+
+/// What the server is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to mount.
+    pub mountpoint: PathBuf,
+    /// Path of the control socket, created here.
+    pub control: PathBuf,
+    /// FUSE workers; each stalled or delayed request occupies one.
+    pub threads: usize,
+    /// Keep ACLs.
+    pub acl: bool,
+}
+
+/// Serves until told to quit, unmounted, or left alone: the process ends with its first control connection, so that
+/// a test process that dies takes its filesystem along.
+///
+/// Prints `ready` once the mount answers and the socket listens.
+///
+/// # Errors
+/// When the mount or the socket cannot be made.
+pub fn serve(options: &Options) -> anyhow::Result<()> {
+    abort_on_panic();
+    let gate = Arc::new(Gate::new(World::new(options.acl)));
+    let listener = UnixListener::bind(&options.control).context("bind the control socket")?;
+    let session =
+        Server::mount(gate.clone(), &options.mountpoint, options.threads).context("mount faultfs")?;
+    let mountpoint = options.mountpoint.clone();
+    std::thread::spawn(move || accept(&listener, &gate, &mountpoint));
+    let mut out = io::stdout();
+    writeln!(out, "ready").and_then(|()| out.flush())?;
+    session.run().context("serve faultfs")
+}
+
+/// A worker that panics would leave its request unanswered and the caller hanging.
+fn abort_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        print(info);
+        std::process::abort();
+    }));
+}
+
+fn accept(listener: &UnixListener, gate: &Arc<Gate>, mountpoint: &Path) {
+    let mut owner = true;
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else { return };
+        let gate = gate.clone();
+        let mountpoint = mountpoint.to_owned();
+        std::thread::spawn(move || {
+            let quit = converse(&stream, &gate).unwrap_or(false);
+            if owner || quit {
+                leave(&mountpoint);
+            }
+        });
+        owner = false;
+    }
+}
+
+fn leave(mountpoint: &Path) -> ! {
+    // Abort first: requests that are stalled would otherwise keep their callers in the kernel.
+    let _already_gone = umount2(mountpoint, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
+    std::process::exit(0)
+}
+
+/// Answers requests until the other side hangs up; true when it asked to quit.
+fn converse(stream: &UnixStream, gate: &Gate) -> io::Result<bool> {
+    let mut input = BufReader::new(stream);
+    let mut out = stream;
+    while let Some(request) = receive(&mut input)? {
+        if matches!(request, Request::Quit) {
+            send(&mut out, &Reply::Done)?;
+            return Ok(true);
+        }
+        send(&mut out, &answer(gate, request))?;
+    }
+    Ok(false)
+}
+
+fn answer(gate: &Gate, request: Request) -> Reply {
+    if let Request::AwaitStalled { count, timeout_ms } = request {
+        return match gate.await_stalled(count, Duration::from_millis(timeout_ms)) {
+            true => Reply::Done,
+            false => Reply::Refused(format!("fewer than {count} requests stalled in time")),
+        };
+    }
+    let mut world = gate.lock();
+    match request {
+        Request::CrashAt { point, when } => world.faults.crash_at(point, when),
+        Request::Crash => world.dead = true,
+        Request::Reboot { survive } => world.reboot(survive),
+        Request::Inject(rule) => world.faults.inject(rule),
+        Request::Release => world.releases += 1,
+        Request::Full { bytes } => world.faults.full = bytes,
+        Request::Acl { on } => world.acl = on,
+        Request::ClearFaults => world.faults.clear(),
+        Request::ClearTrace => world.faults.clear_trace(),
+        Request::RemoveBehind { path } => {
+            if let Err(errno) = world.remove_behind(path.as_bytes()) {
+                return Reply::Refused(format!("remove {path}: errno {}", errno.code()));
+            }
+        }
+        Request::Trace => return Reply::Trace(world.faults.trace().to_vec()),
+        Request::Counts => return Reply::Counts(world.faults.counts().clone()),
+        Request::Status => return Reply::Status(world.status()),
+        Request::Reset => world.reset(),
+        Request::Snapshot { name } => world.snapshot(name),
+        Request::Restore { name } => {
+            if !world.restore(&name) {
+                return Reply::Refused(format!("no snapshot {name}"));
+            }
+        }
+        Request::Quit | Request::AwaitStalled { .. } => unreachable!("answered above"),
+    }
+    drop(world);
+    gate.announce();
+    Reply::Done
+}
