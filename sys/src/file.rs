@@ -1,6 +1,6 @@
 //! Reading and writing open files, with EINTR and short results handled here and nowhere else.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs as rfs;
 
@@ -79,6 +79,15 @@ pub fn sync(fd: impl AsFd, object: &[u8]) -> Result<(), SysError> {
     rfs::fsync(fd).map_err(ctx("fsync", object))
 }
 
+/// Closes a descriptor and tells what the kernel says of it. GlusterFS reports a lost write here, once, unless a
+/// failed fsync reported it before. The descriptor is gone in any case: never repeated.
+///
+/// # Errors
+/// The kernel's errno; what was written through the descriptor is then unknown.
+pub fn close(fd: OwnedFd, object: &[u8]) -> Result<(), SysError> {
+    nix::unistd::close(fd).map_err(|errno| SysError::new("close", object, Errno::from_raw_os_error(errno as i32)))
+}
+
 /// Makes everything written to the file system of `fd` durable and reports write-back errors (kernel 5.8 on).
 /// Local file systems only: a FUSE server is not asked.
 ///
@@ -131,7 +140,12 @@ pub fn copy_range(
 ///
 /// # Errors
 /// The kernel's errno.
-pub fn next_data(fd: impl AsFd, offset: u64, size: u64, object: &[u8]) -> Result<Option<(u64, u64)>, SysError> {
+pub fn next_data(
+    fd: impl AsFd,
+    offset: u64,
+    size: u64,
+    object: &[u8],
+) -> Result<Option<(u64, u64)>, SysError> {
     if offset >= size {
         return Ok(None);
     }

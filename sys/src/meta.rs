@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{self as rfs, AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{self as rfs, AtFlags, Mode, OFlags, StatxFlags, Timespec, Timestamps, XattrFlags};
 
 use crate::dir::{Dir, one};
 use crate::error::{Errno, SysError, ctx};
@@ -162,19 +162,29 @@ pub fn set_times(fd: BorrowedFd<'_>, mtime: Time, object: &[u8]) -> Result<(), S
 ///
 /// # Errors
 /// The first act that failed.
-pub fn apply_special(dir: &Dir, name: &[u8], meta: &Meta, made_as: MadeAs, fifo: bool) -> Result<(), SysError> {
+pub fn apply_special(
+    dir: &Dir,
+    name: &[u8],
+    meta: &Meta,
+    made_as: MadeAs,
+    fifo: bool,
+) -> Result<(), SysError> {
     let component = one(name)?;
     if made_as.uid != meta.uid || made_as.gid != meta.gid {
         let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
-        rfs::chownat(dir, component, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(ctx("chown", name))?;
+        rfs::chownat(dir, component, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(ctx("chown", name))?;
     }
     if fifo && (made_as.mode != meta.mode || made_as.uid != meta.uid || made_as.gid != meta.gid) {
         // The inode lies in a directory of ours and was made by us a moment ago: no one can have swapped it.
-        let path = rfs::openat(dir, component, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-            .map_err(ctx("open", name))?;
-        rfs::chmod(crate::file::proc_path(path.as_fd()), Mode::from_raw_mode(meta.mode)).map_err(ctx("chmod", name))?;
+        let path =
+            rfs::openat(dir, component, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+                .map_err(ctx("open", name))?;
+        rfs::chmod(crate::file::proc_path(path.as_fd()), Mode::from_raw_mode(meta.mode))
+            .map_err(ctx("chmod", name))?;
     }
-    rfs::utimensat(dir, component, &timestamps(meta.mtime), AtFlags::SYMLINK_NOFOLLOW).map_err(ctx("set times of", name))
+    rfs::utimensat(dir, component, &timestamps(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(ctx("set times of", name))
 }
 
 /// Owner, group and mode an inode got when it was made.
@@ -188,6 +198,19 @@ pub struct MadeAs {
     pub mode: u32,
 }
 
+impl MadeAs {
+    /// What the inode got: the file creation mask, a setgid directory or a default ACL may have had their say.
+    /// Asks only for what a network mount answers from its cache right after the creation.
+    ///
+    /// # Errors
+    /// The kernel's errno.
+    pub fn of(fd: BorrowedFd<'_>, object: &[u8]) -> Result<Self, SysError> {
+        let wanted = StatxFlags::MODE | StatxFlags::UID | StatxFlags::GID;
+        let stx = rfs::statx(fd, "", AtFlags::EMPTY_PATH, wanted).map_err(ctx("stat", object))?;
+        Ok(Self { uid: stx.stx_uid, gid: stx.stx_gid, mode: u32::from(stx.stx_mode) & 0o7777 })
+    }
+}
+
 /// Whether the file system kept the ACLs it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AclsKept {
@@ -197,7 +220,7 @@ pub enum AclsKept {
     NotSupported,
 }
 
-fn timestamps(mtime: Time) -> Timestamps {
+pub(crate) fn timestamps(mtime: Time) -> Timestamps {
     let time = Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) };
     Timestamps { last_access: time, last_modification: time }
 }

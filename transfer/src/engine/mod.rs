@@ -1,0 +1,118 @@
+//! The two engines: one drives flights through io_uring, the other with plain calls, and serves as its oracle.
+
+mod plain;
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use sys::SysError;
+use sys::meta::XattrsRead;
+
+use crate::error::{CopyError, EngineError};
+use crate::flight::{Base, Landed, Plan};
+use crate::job::{Copied, CopyJob, Durability, Feed, How, Next, Options, Outcome, Stats};
+use crate::window::Window;
+
+/// How often `abort` is polled while nothing happens.
+const ABORT_POLL: Duration = Duration::from_millis(200);
+
+/// Which engine drives the flights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// io_uring, and a pool for the calls that it does not have.
+    Ring,
+    /// A pool of threads, each with one file at a time.
+    Plain,
+}
+
+impl Engine {
+    /// The ring where the kernel offers what it needs; else plain calls, and the reason in words for the operator.
+    pub fn pick() -> (Engine, Option<String>) {
+        (Engine::Plain, Some("not built yet".into()))
+    }
+}
+
+/// Pulls jobs until the feed ends or aborts, and reports every one. Returns when all that was pulled is done.
+///
+/// Blocks as long as the target does: call it on a thread that may hang.
+///
+/// # Errors
+/// Only of the engine itself; what goes wrong with files is in their outcomes.
+pub fn run(feed: &mut dyn Feed, options: &Options, engine: Engine) -> Result<Stats, EngineError> {
+    match engine {
+        Engine::Ring => plain::run(feed, options),
+        Engine::Plain => plain::run(feed, options),
+    }
+}
+
+/// Asks the feed for a job if there is room for one.
+fn pull(feed: &mut dyn Feed, window: &mut Window) -> Option<(u64, crate::Job)> {
+    if !window.wants() {
+        return None;
+    }
+    if feed.abort() {
+        window.end();
+        return None;
+    }
+    match feed.next() {
+        Next::Job(tag, job) => {
+            window.took();
+            Some((tag, job))
+        }
+        Next::Wait => {
+            window.wait();
+            None
+        }
+        Next::End => {
+            window.end();
+            None
+        }
+    }
+}
+
+/// What a call came to; `None` when it panicked.
+type CallResult = Option<Box<dyn Any + Send>>;
+
+fn make_call(call: Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>) -> CallResult {
+    catch_unwind(AssertUnwindSafe(call)).ok()
+}
+
+fn plan(job: &CopyJob, options: &Options, slots: usize) -> Plan {
+    let base = match &job.how {
+        How::Delta { base_size, base_blocks, .. } => {
+            Some(Base { size: *base_size, blocks: base_blocks.clone() })
+        }
+        How::Whole | How::HashOnly => None,
+    };
+    Plan {
+        write: !matches!(job.how, How::HashOnly),
+        base,
+        replace_leftover: job.replace_leftover,
+        sync: job.durability == Durability::PerFile,
+        slots,
+        size_limit: options.size_limit,
+    }
+}
+
+fn outcome(job: &CopyJob, landed: Option<Result<Landed, CopyError>>, xattrs: XattrsRead) -> Outcome {
+    let named = |error: SysError, name: &[u8]| match error.object.is_empty() {
+        true => SysError::new(error.op, name, error.errno),
+        false => error,
+    };
+    Outcome::Copied(match landed {
+        Some(Ok(landed)) => Ok(Copied {
+            stat: landed.stat,
+            stat_changed_during_copy: landed.changed,
+            size: landed.size,
+            hash: landed.hash,
+            xattrs,
+            acls: landed.acls,
+            bytes_sent: landed.sent,
+        }),
+        Some(Err(CopyError::Source(error))) => Err(CopyError::Source(named(error, &job.source.1))),
+        Some(Err(CopyError::Target(error))) => Err(CopyError::Target(named(error, &job.target.1))),
+        Some(Err(CopyError::Replaced)) => Err(CopyError::Replaced),
+        None => unreachable!("a flight is asked for its outcome when it is over"),
+    })
+}
