@@ -22,19 +22,11 @@ pub(super) struct AttrReader {
 
 impl AttrReader {
     pub(super) fn new() -> Self {
-        AttrReader {
-            names: vec![0; XATTR_MAX],
-            value: vec![0; XATTR_MAX],
-        }
+        AttrReader { names: vec![0; XATTR_MAX], value: vec![0; XATTR_MAX] }
     }
 
     /// Every attribute the entry lists, and its ACLs even where the filesystem does not list them.
-    pub(super) fn read(
-        &mut self,
-        dir: BorrowedFd<'_>,
-        name: &[u8],
-        acls: bool,
-    ) -> io::Result<Attrs> {
+    pub(super) fn read(&mut self, dir: BorrowedFd<'_>, name: &[u8], acls: bool) -> io::Result<Attrs> {
         let path = magic_path(dir, name)?;
         let mut attrs = Attrs::new();
         let listed = match llistxattr(&path, &mut self.names[..]) {

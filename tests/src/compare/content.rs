@@ -22,11 +22,7 @@ pub(super) struct ContentReader {
 
 impl ContentReader {
     pub(super) fn new() -> Self {
-        ContentReader {
-            a: vec![0; BUFFER],
-            b: vec![0; BUFFER],
-            bytes: 0,
-        }
+        ContentReader { a: vec![0; BUFFER], b: vec![0; BUFFER], bytes: 0 }
     }
 
     /// The offset of the first byte that differs in two files of the same size.
@@ -158,9 +154,6 @@ mod tests {
 
     #[test]
     fn merging_joins_touching_ranges() {
-        assert_eq!(
-            merged(vec![(8, 9), (0, 4), (4, 6), (1, 2)]),
-            vec![(0, 6), (8, 9)]
-        );
+        assert_eq!(merged(vec![(8, 9), (0, 4), (4, 6), (1, 2)]), vec![(0, 6), (8, 9)]);
     }
 }

@@ -29,11 +29,7 @@ pub(super) struct EntryJudge<'o> {
 
 impl<'o> EntryJudge<'o> {
     pub(super) fn new(options: &'o Options) -> Self {
-        EntryJudge {
-            options,
-            attrs: AttrReader::new(),
-            content: ContentReader::new(),
-        }
+        EntryJudge { options, attrs: AttrReader::new(), content: ContentReader::new() }
     }
 
     /// Compares two entries of the same name; an empty name is the two directories themselves.
@@ -63,10 +59,7 @@ impl<'o> EntryJudge<'o> {
             mode_a &= !0o6000;
         }
         if mode_a != mode_b {
-            found.push((
-                Aspect::Mode,
-                format!("{mode_a:04o} expected, {mode_b:04o} in b"),
-            ));
+            found.push((Aspect::Mode, format!("{mode_a:04o} expected, {mode_b:04o} in b")));
         }
         if self.options.owners && a.st_uid != b.st_uid {
             found.push((Aspect::Uid, format!("{} in a, {} in b", a.st_uid, b.st_uid)));
@@ -76,33 +69,18 @@ impl<'o> EntryJudge<'o> {
         }
         let (time_a, time_b) = ((a.st_mtime, a.st_mtime_nsec), (b.st_mtime, b.st_mtime_nsec));
         if self.options.mtimes && time_a != time_b {
-            let detail = format!(
-                "{}.{:09} in a, {}.{:09} in b",
-                time_a.0, time_a.1, time_b.0, time_b.1
-            );
+            let detail = format!("{}.{:09} in a, {}.{:09} in b", time_a.0, time_a.1, time_b.0, time_b.1);
             found.push((Aspect::Mtime, detail));
         }
         let device = matches!(kind, FileType::BlockDevice | FileType::CharacterDevice);
         if device && a.st_rdev != b.st_rdev {
-            found.push((
-                Aspect::Special,
-                format!("device {:#x} in a, {:#x} in b", a.st_rdev, b.st_rdev),
-            ));
+            found.push((Aspect::Special, format!("device {:#x} in a, {:#x} in b", a.st_rdev, b.st_rdev)));
         }
     }
 
-    fn judge_file(
-        &mut self,
-        name: &[u8],
-        a: Side<'_>,
-        b: Side<'_>,
-        found: &mut Findings,
-    ) -> Result<()> {
+    fn judge_file(&mut self, name: &[u8], a: Side<'_>, b: Side<'_>, found: &mut Findings) -> Result<()> {
         if a.stat.st_size != b.stat.st_size {
-            found.push((
-                Aspect::Size,
-                format!("{} in a, {} in b", a.stat.st_size, b.stat.st_size),
-            ));
+            found.push((Aspect::Size, format!("{} in a, {} in b", a.stat.st_size, b.stat.st_size)));
             return Ok(());
         }
         let size = a.stat.st_size.cast_unsigned();
@@ -110,10 +88,7 @@ impl<'o> EntryJudge<'o> {
             return Ok(());
         }
         let (file_a, file_b) = (open_file(a, name)?, open_file(b, name)?);
-        if let Some(at) = self
-            .content
-            .first_difference(file_a.as_fd(), file_b.as_fd(), size)?
-        {
+        if let Some(at) = self.content.first_difference(file_a.as_fd(), file_b.as_fd(), size)? {
             found.push((Aspect::Content, format!("first at byte {at} of {size}")));
         }
         if self.options.holes && size > self.options.hole_slack {
@@ -121,10 +96,7 @@ impl<'o> EntryJudge<'o> {
             let data_b = data_ranges(file_b.as_fd(), size)?;
             let filled = only_in_b(&data_a, &data_b);
             if filled > self.options.hole_slack {
-                found.push((
-                    Aspect::Holes,
-                    format!("{filled} bytes of holes in a are data in b"),
-                ));
+                found.push((Aspect::Holes, format!("{filled} bytes of holes in a are data in b")));
             }
         }
         Ok(())
@@ -141,11 +113,7 @@ impl<'o> EntryJudge<'o> {
         let acls = self.options.acls && kind != FileType::Symlink;
         let attrs_a = self.attrs.read(a.dir, name, acls)?;
         let attrs_b = self.attrs.read(b.dir, name, acls)?;
-        let mut names: Vec<&[u8]> = attrs_a
-            .keys()
-            .chain(attrs_b.keys())
-            .map(Vec::as_slice)
-            .collect();
+        let mut names: Vec<&[u8]> = attrs_a.keys().chain(attrs_b.keys()).map(Vec::as_slice).collect();
         names.sort_unstable();
         names.dedup();
         for attr in names {
@@ -180,18 +148,12 @@ impl<'o> EntryJudge<'o> {
             // `b` alone may have bookkeeping of the filesystem below it; the same key in both was carried over. Security
             // labels are put on every file by the kernel itself.
             if in_a.is_some() && in_b.is_some() && !attr.starts_with(b"security.") {
-                found.push((
-                    Aspect::ForbiddenXattr,
-                    format!("{} was carried over", escape(attr)),
-                ));
+                found.push((Aspect::ForbiddenXattr, format!("{} was carried over", escape(attr))));
             }
             return;
         };
         if in_a != in_b {
-            found.push((
-                aspect,
-                format!("{}: {} in a, {} in b", escape(attr), tell(in_a), tell(in_b)),
-            ));
+            found.push((aspect, format!("{}: {} in a, {} in b", escape(attr), tell(in_a), tell(in_b))));
         }
     }
 }
@@ -200,11 +162,7 @@ fn judge_target(name: &[u8], a: Side<'_>, b: Side<'_>, found: &mut Findings) -> 
     let target_a = readlinkat(a.dir, name, Vec::new())?;
     let target_b = readlinkat(b.dir, name, Vec::new())?;
     if target_a != target_b {
-        let detail = format!(
-            "{} in a, {} in b",
-            brief(target_a.as_bytes()),
-            brief(target_b.as_bytes())
-        );
+        let detail = format!("{} in a, {} in b", brief(target_a.as_bytes()), brief(target_b.as_bytes()));
         found.push((Aspect::Target, detail));
     }
     Ok(())
@@ -212,8 +170,7 @@ fn judge_target(name: &[u8], a: Side<'_>, b: Side<'_>, found: &mut Findings) -> 
 
 /// Opens a name that `fstatat` called a regular file; never waits and never follows should it have become another thing.
 fn open_file(side: Side<'_>, name: &[u8]) -> Result<OwnedFd> {
-    let flags =
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = openat(side.dir, name, flags, Mode::empty())?;
     let now = rustix::fs::fstat(&file)?;
     if (now.st_dev, now.st_ino) != (side.stat.st_dev, side.stat.st_ino) {

@@ -32,11 +32,7 @@ pub(super) fn judge(mut linked: Vec<Linked>, b_closed: bool) -> (Vec<Difference>
         let in_b = *first_b.entry(name.b).or_insert(i);
         if in_a != in_b {
             let tell = |first: usize| {
-                if first == i {
-                    "no earlier name".to_owned()
-                } else {
-                    escape(&linked[first].path)
-                }
+                if first == i { "no earlier name".to_owned() } else { escape(&linked[first].path) }
             };
             differences.push(Difference {
                 path: name.path.clone(),

@@ -32,17 +32,8 @@ pub fn compare(a: &Path, b: &Path, options: &Options) -> anyhow::Result<Report> 
 pub fn assert_same(a: &Path, b: &Path, options: &Options) -> Report {
     let report = match compare(a, b, options) {
         Ok(report) => report,
-        Err(error) => panic!(
-            "cannot compare {} with {}: {error:#}",
-            a.display(),
-            b.display()
-        ),
+        Err(error) => panic!("cannot compare {} with {}: {error:#}", a.display(), b.display()),
     };
-    assert!(
-        report.is_same(),
-        "{} differs from {}:\n{report}",
-        b.display(),
-        a.display()
-    );
+    assert!(report.is_same(), "{} differs from {}:\n{report}", b.display(), a.display());
     report
 }

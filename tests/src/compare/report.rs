@@ -60,11 +60,7 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = if self.path.is_empty() {
-            ".".to_owned()
-        } else {
-            escape(&self.path)
-        };
+        let path = if self.path.is_empty() { ".".to_owned() } else { escape(&self.path) };
         write!(f, "{path}: {:?}: {}", self.aspect, self.detail)
     }
 }
@@ -98,10 +94,7 @@ impl Report {
 
     /// Paths and aspects of the kept differences, for tests that expect certain ones.
     pub fn aspects(&self) -> Vec<(String, Aspect)> {
-        self.differences
-            .iter()
-            .map(|d| (escape(&d.path), d.aspect))
-            .collect()
+        self.differences.iter().map(|d| (escape(&d.path), d.aspect)).collect()
     }
 }
 

@@ -57,11 +57,7 @@ struct Found {
 pub(super) fn compare(a: &Path, b: &Path, options: &Options) -> anyhow::Result<Report> {
     let a = open_root(a).with_context(|| format!("open root {}", a.display()))?;
     let b = open_root(b).with_context(|| format!("open root {}", b.display()))?;
-    let root = Arc::new(DirPair {
-        a,
-        b,
-        path: Vec::new(),
-    });
+    let root = Arc::new(DirPair { a, b, path: Vec::new() });
     let mut total = Found::default();
     if options.root_metadata {
         let (stat_a, stat_b) = (fstat(&root.a)?, fstat(&root.b)?);
@@ -70,11 +66,7 @@ pub(super) fn compare(a: &Path, b: &Path, options: &Options) -> anyhow::Result<R
             total.differ(options, Vec::new(), aspect, detail);
         }
     }
-    let shared = Shared {
-        options,
-        stack: Mutex::default(),
-        changed: Condvar::new(),
-    };
+    let shared = Shared { options, stack: Mutex::default(), changed: Condvar::new() };
     shared.push(vec![Work::Directory(root, Vec::new())]);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| run(&shared))).collect();
@@ -82,8 +74,7 @@ pub(super) fn compare(a: &Path, b: &Path, options: &Options) -> anyhow::Result<R
             total.merge(thread.join().expect("a comparing thread panicked"));
         }
     });
-    let (differences, groups) =
-        links::judge(std::mem::take(&mut total.linked), options.b_links_closed);
+    let (differences, groups) = links::judge(std::mem::take(&mut total.linked), options.b_links_closed);
     let mut report = total.report;
     report.link_groups = groups;
     report.count += differences.len() as u64;
@@ -149,11 +140,7 @@ impl Found {
     fn differ(&mut self, options: &Options, path: Vec<u8>, aspect: Aspect, detail: String) {
         self.report.count += 1;
         if self.report.differences.len() < options.limit {
-            self.report.differences.push(Difference {
-                path,
-                aspect,
-                detail,
-            });
+            self.report.differences.push(Difference { path, aspect, detail });
         }
     }
 
@@ -174,22 +161,14 @@ fn list(shared: &Shared<'_>, found: &mut Found, parent: &Arc<DirPair>, name: &[u
     let path = joined(&parent.path, name);
     let opened = (|| -> Result<_, Errno> {
         let here: &[u8] = if name.is_empty() { b"." } else { name };
-        let (a, b) = (
-            open_dir(parent.a.as_fd(), here)?,
-            open_dir(parent.b.as_fd(), here)?,
-        );
+        let (a, b) = (open_dir(parent.a.as_fd(), here)?, open_dir(parent.b.as_fd(), here)?);
         let (names_a, names_b) = (names_of(&a)?, names_of(&b)?);
         Ok((a, b, names_a, names_b))
     })();
     let (a, b, mut names_a, mut names_b) = match opened {
         Ok(opened) => opened,
         Err(errno) => {
-            return found.differ(
-                options,
-                path,
-                Aspect::Unreadable,
-                format!("list directory: {errno}"),
-            );
+            return found.differ(options, path, Aspect::Unreadable, format!("list directory: {errno}"));
         }
     };
     if path.is_empty() {
@@ -201,12 +180,7 @@ fn list(shared: &Shared<'_>, found: &mut Found, parent: &Arc<DirPair>, name: &[u
         let mut seen = BTreeSet::new();
         for pair in names.windows(2).filter(|pair| pair[0] == pair[1]) {
             if seen.insert(&pair[0]) {
-                found.differ(
-                    options,
-                    joined(&dir.path, &pair[0]),
-                    Aspect::ListedTwice,
-                    format!("in {tree}"),
-                );
+                found.differ(options, joined(&dir.path, &pair[0]), Aspect::ListedTwice, format!("in {tree}"));
             }
         }
     }
@@ -229,10 +203,7 @@ fn pair_up(
     names_b: Vec<Vec<u8>>,
 ) -> Vec<Vec<u8>> {
     let mut common = Vec::new();
-    let (mut a, mut b) = (
-        names_a.into_iter().peekable(),
-        names_b.into_iter().peekable(),
-    );
+    let (mut a, mut b) = (names_a.into_iter().peekable(), names_b.into_iter().peekable());
     loop {
         let order = match (a.peek(), b.peek()) {
             (Some(x), Some(y)) => x.cmp(y),
@@ -245,30 +216,14 @@ fn pair_up(
                 b.next();
                 common.extend(a.next());
             }
-            Ordering::Less => only_one(
-                options,
-                found,
-                dir,
-                Aspect::Missing,
-                &a.next().unwrap_or_default(),
-            ),
-            Ordering::Greater => only_one(
-                options,
-                found,
-                dir,
-                Aspect::Extra,
-                &b.next().unwrap_or_default(),
-            ),
+            Ordering::Less => only_one(options, found, dir, Aspect::Missing, &a.next().unwrap_or_default()),
+            Ordering::Greater => only_one(options, found, dir, Aspect::Extra, &b.next().unwrap_or_default()),
         }
     }
 }
 
 fn only_one(options: &Options, found: &mut Found, dir: &DirPair, aspect: Aspect, name: &[u8]) {
-    let (fd, tree) = if aspect == Aspect::Missing {
-        (&dir.a, "a")
-    } else {
-        (&dir.b, "b")
-    };
+    let (fd, tree) = if aspect == Aspect::Missing { (&dir.a, "a") } else { (&dir.b, "b") };
     let path = joined(&dir.path, name);
     match statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => {
@@ -284,12 +239,7 @@ fn only_one(options: &Options, found: &mut Found, dir: &DirPair, aspect: Aspect,
                 found.differ(options, path, aspect, format!("{kind:?} only in {tree}"));
             }
         }
-        Err(errno) => found.differ(
-            options,
-            path,
-            Aspect::Unreadable,
-            format!("stat in {tree}: {errno}"),
-        ),
+        Err(errno) => found.differ(options, path, Aspect::Unreadable, format!("stat in {tree}: {errno}")),
     }
 }
 
@@ -350,26 +300,15 @@ fn compare_name(
 }
 
 fn side<'a>(dir: &'a OwnedFd, stat: &'a Stat) -> Side<'a> {
-    Side {
-        dir: dir.as_fd(),
-        stat,
-    }
+    Side { dir: dir.as_fd(), stat }
 }
 
 fn is_special(kind: FileType) -> bool {
-    matches!(
-        kind,
-        FileType::Socket | FileType::BlockDevice | FileType::CharacterDevice
-    )
+    matches!(kind, FileType::Socket | FileType::BlockDevice | FileType::CharacterDevice)
 }
 
 fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
-    openat(
-        CWD,
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
+    openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn open_dir(at: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {

@@ -22,26 +22,14 @@ pub struct JenkinsSize {
 
 impl JenkinsSize {
     /// The reference tree of the measurements: 12,900 files, 5,002 directories, 1.4 GB.
-    pub const FULL: JenkinsSize = JenkinsSize {
-        files: 12_900,
-        directories: 5_002,
-        bytes: 1_400_000_000,
-        seed: 1,
-    };
+    pub const FULL: JenkinsSize =
+        JenkinsSize { files: 12_900, directories: 5_002, bytes: 1_400_000_000, seed: 1 };
     /// A tenth of it: 1,290 files, 501 directories, 138 MB.
-    pub const TENTH: JenkinsSize = JenkinsSize {
-        files: 1_290,
-        directories: 501,
-        bytes: 138_000_000,
-        seed: 1,
-    };
+    pub const TENTH: JenkinsSize =
+        JenkinsSize { files: 1_290, directories: 501, bytes: 138_000_000, seed: 1 };
     /// A hundredth of it: 129 files, 51 directories, 14 MB.
-    pub const HUNDREDTH: JenkinsSize = JenkinsSize {
-        files: 129,
-        directories: 51,
-        bytes: 14_000_000,
-        seed: 1,
-    };
+    pub const HUNDREDTH: JenkinsSize =
+        JenkinsSize { files: 129, directories: 51, bytes: 14_000_000, seed: 1 };
 
     /// The reference tree divided by `n`; 10 and 100 are the named sizes.
     pub fn one_in(n: usize) -> Self {
@@ -99,10 +87,7 @@ pub fn jenkins(dir: &Path, size: JenkinsSize) -> Result<Made> {
             put.mode(file.name.as_bytes(), file.mode)?;
         }
         let time = EPOCH + rng.below(300 * 86_400) as i64;
-        put.mtime(
-            file.name.as_bytes(),
-            (time, rng.below(1_000_000_000) as u32),
-        )?;
+        put.mtime(file.name.as_bytes(), (time, rng.below(1_000_000_000) as u32))?;
     }
     for name in plan.directories.iter().rev() {
         put.owner(name.as_bytes(), OWNER, OWNER)?;
@@ -145,10 +130,7 @@ fn write_chunk(
 /// Names and sizes; pure.
 fn plan(size: JenkinsSize) -> Result<Plan> {
     let mut rng = Rng::new(size.seed);
-    let mut plan = Plan {
-        directories: Vec::new(),
-        files: Vec::new(),
-    };
+    let mut plan = Plan { directories: Vec::new(), files: Vec::new() };
     plan.frame(size, &mut rng);
     plan.jobs(size, &mut rng);
     ensure!(
@@ -162,19 +144,11 @@ fn plan(size: JenkinsSize) -> Result<Plan> {
         let n = plan.directories.len();
         plan.directories.push(format!("fingerprints/{n:04x}"));
     }
-    let buckets: Vec<String> = plan
-        .directories
-        .iter()
-        .filter(|d| d.starts_with("fingerprints"))
-        .cloned()
-        .collect();
+    let buckets: Vec<String> =
+        plan.directories.iter().filter(|d| d.starts_with("fingerprints")).cloned().collect();
     while plan.files.len() < size.files {
         let n = plan.files.len();
-        let name = format!(
-            "{}/{:08x}.xml",
-            buckets[n % buckets.len()],
-            rng.bits() as u32
-        );
+        let name = format!("{}/{:08x}.xml", buckets[n % buckets.len()], rng.bits() as u32);
         plan.file(name, rng.between(300, 1500));
     }
     plan.fit(size.bytes)?;
@@ -187,26 +161,14 @@ impl Plan {
     }
 
     fn file(&mut self, name: impl Into<String>, bytes: u64) {
-        self.files.push(PlannedFile {
-            name: name.into(),
-            bytes,
-            mode: 0o644,
-        });
+        self.files.push(PlannedFile { name: name.into(), bytes, mode: 0o644 });
     }
 
     /// What a Jenkins home has besides jobs.
     fn frame(&mut self, size: JenkinsSize, rng: &mut Rng) {
-        for name in [
-            "jobs",
-            "plugins",
-            "secrets",
-            "nodes",
-            "users",
-            "userContent",
-            "updates",
-            "logs",
-            "fingerprints",
-        ] {
+        for name in
+            ["jobs", "plugins", "secrets", "nodes", "users", "userContent", "updates", "logs", "fingerprints"]
+        {
             self.dir(name);
         }
         for name in [
@@ -218,11 +180,7 @@ impl Plan {
         ] {
             self.file(name, rng.between(300, 20_000));
         }
-        for name in [
-            "master.key",
-            "hudson.util.Secret",
-            "org.jenkinsci.main.modules.instance_identity",
-        ] {
+        for name in ["master.key", "hudson.util.Secret", "org.jenkinsci.main.modules.instance_identity"] {
             self.files.push(PlannedFile {
                 name: format!("secrets/{name}"),
                 bytes: rng.between(32, 300),
@@ -236,10 +194,7 @@ impl Plan {
         }
         for i in 0..(size.directories / 500).max(1) {
             self.dir(format!("nodes/agent-{i}"));
-            self.file(
-                format!("nodes/agent-{i}/config.xml"),
-                rng.between(500, 2000),
-            );
+            self.file(format!("nodes/agent-{i}/config.xml"), rng.between(500, 2000));
             self.dir(format!("users/user-{i}"));
             self.file(format!("users/user-{i}/config.xml"), rng.between(500, 4000));
         }
@@ -251,10 +206,7 @@ impl Plan {
         loop {
             self.dir(format!("jobs/job-{job:03}"));
             self.dir(format!("jobs/job-{job:03}/builds"));
-            self.file(
-                format!("jobs/job-{job:03}/config.xml"),
-                rng.between(800, 12_000),
-            );
+            self.file(format!("jobs/job-{job:03}/config.xml"), rng.between(800, 12_000));
             self.file(format!("jobs/job-{job:03}/nextBuildNumber"), 3);
             for build in 1..=rng.between(20, 60) {
                 // A build is two directories and at most eight files; stop before either count could be passed.
@@ -272,11 +224,7 @@ impl Plan {
     fn build(&mut self, at: &str, rng: &mut Rng) {
         self.dir(at);
         self.file(format!("{at}/build.xml"), rng.between(1500, 20_000));
-        let log = if rng.percent(95) {
-            rng.between(300, 60_000)
-        } else {
-            rng.between(200_000, 4_000_000)
-        };
+        let log = if rng.percent(95) { rng.between(300, 60_000) } else { rng.between(200_000, 4_000_000) };
         self.file(format!("{at}/log"), log);
         self.file(format!("{at}/changelog.xml"), rng.between(300, 3000));
         self.dir(format!("{at}/workflow"));
@@ -295,27 +243,15 @@ impl Plan {
                 file.bytes = 2_000;
             }
         }
-        ensure!(
-            sum <= bytes,
-            "{bytes} bytes are too few for {} files",
-            self.files.len()
-        );
+        ensure!(sum <= bytes, "{bytes} bytes are too few for {} files", self.files.len());
         let mut step = 0;
-        for file in self
-            .files
-            .iter_mut()
-            .filter(|file| file.name.starts_with("plugins/"))
-        {
+        for file in self.files.iter_mut().filter(|file| file.name.starts_with("plugins/")) {
             let more = (10_000_000 + step * 7_000_000 % 50_000_000).min(bytes - sum);
             file.bytes += more;
             sum += more;
             step += 1;
         }
-        if let Some(file) = self
-            .files
-            .iter_mut()
-            .find(|file| file.name.starts_with("plugins/"))
-        {
+        if let Some(file) = self.files.iter_mut().find(|file| file.name.starts_with("plugins/")) {
             file.bytes += bytes - sum;
         }
         Ok(())
@@ -332,39 +268,21 @@ mod tests {
             let size = JenkinsSize::one_in(n);
             let plan = plan(size).unwrap();
             assert_eq!(plan.files.len(), size.files, "files of 1/{n}");
-            assert_eq!(
-                plan.directories.len() + 1,
-                size.directories,
-                "directories of 1/{n}"
-            );
-            assert_eq!(
-                plan.files.iter().map(|f| f.bytes).sum::<u64>(),
-                size.bytes,
-                "bytes of 1/{n}"
-            );
-            let mut names: Vec<&String> = plan
-                .files
-                .iter()
-                .map(|f| &f.name)
-                .chain(&plan.directories)
-                .collect();
+            assert_eq!(plan.directories.len() + 1, size.directories, "directories of 1/{n}");
+            assert_eq!(plan.files.iter().map(|f| f.bytes).sum::<u64>(), size.bytes, "bytes of 1/{n}");
+            let mut names: Vec<&String> =
+                plan.files.iter().map(|f| &f.name).chain(&plan.directories).collect();
             names.sort_unstable();
             let all = names.len();
             names.dedup();
             assert_eq!(names.len(), all, "a name was planned twice in 1/{n}");
             if n == 1 {
-                let small = plan
-                    .files
-                    .iter()
-                    .filter(|f| (300..=20_000).contains(&f.bytes))
-                    .count();
+                let small = plan.files.iter().filter(|f| (300..=20_000).contains(&f.bytes)).count();
                 let large = plan.files.iter().filter(|f| f.bytes >= 10_000_000).count();
                 let largest = plan.files.iter().map(|f| f.bytes).max().unwrap();
                 println!("small {small}, 10 MB and more {large}, largest {largest}");
                 assert!(
-                    small * 10 >= plan.files.len() * 7
-                        && (5..60).contains(&large)
-                        && largest < 80_000_000
+                    small * 10 >= plan.files.len() * 7 && (5..60).contains(&large) && largest < 80_000_000
                 );
             }
         }

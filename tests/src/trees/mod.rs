@@ -1,11 +1,15 @@
 //! Tree generators: deterministic by seed, each into an existing, empty directory.
 
+mod faithful;
 mod jenkins;
+mod million;
 mod put;
 mod rng;
 mod small;
 
+pub use faithful::{FaithfulOptions, faithful, faithful_with, odd_names};
 pub use jenkins::{JenkinsSize, jenkins};
+pub use million::million;
 pub use put::{AclTag, Putter, Time, acl, sample_acl, set_mtime, write_all};
 pub use rng::Rng;
 pub use small::small_mixed;

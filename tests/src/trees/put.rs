@@ -3,8 +3,8 @@
 use super::Made;
 use anyhow::{Context, Result};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat,
-    chownat, linkat, lsetxattr, mkdirat, mknodat, openat, symlinkat, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
+    linkat, lsetxattr, mkdirat, mknodat, openat, symlinkat, utimensat,
 };
 use rustix::io::{Errno, pwrite};
 use std::os::fd::OwnedFd;
@@ -23,10 +23,7 @@ pub struct Putter {
 impl Putter {
     /// Builds below `root`, which exists.
     pub fn new(root: &Path) -> Self {
-        Putter {
-            root: root.to_path_buf(),
-            made: Made::default(),
-        }
+        Putter { root: root.to_path_buf(), made: Made::default() }
     }
 
     /// The full path of a name below the root.
@@ -37,8 +34,7 @@ impl Putter {
 
     /// A new directory of mode 0755.
     pub fn dir(&mut self, name: &[u8]) -> Result<()> {
-        mkdirat(CWD, self.path(name), Mode::from_raw_mode(0o755))
-            .with_context(|| told("mkdir", name))?;
+        mkdirat(CWD, self.path(name), Mode::from_raw_mode(0o755)).with_context(|| told("mkdir", name))?;
         self.made.directories += 1;
         Ok(())
     }
@@ -84,14 +80,8 @@ impl Putter {
 
     /// A FIFO, socket or device node.
     pub fn node(&mut self, name: &[u8], kind: FileType, device: u64) -> Result<()> {
-        mknodat(
-            CWD,
-            self.path(name),
-            kind,
-            Mode::from_raw_mode(0o644),
-            device,
-        )
-        .with_context(|| told("mknod", name))?;
+        mknodat(CWD, self.path(name), kind, Mode::from_raw_mode(0o644), device)
+            .with_context(|| told("mknod", name))?;
         match kind {
             FileType::Fifo => self.made.fifos += 1,
             _ => self.made.specials += 1,
@@ -101,13 +91,8 @@ impl Putter {
 
     /// Sets all mode bits; last of the attributes but times, as a change of owner clears some.
     pub fn mode(&self, name: &[u8], mode: u32) -> Result<()> {
-        chmodat(
-            CWD,
-            self.path(name),
-            Mode::from_raw_mode(mode),
-            AtFlags::empty(),
-        )
-        .with_context(|| told("chmod", name))
+        chmodat(CWD, self.path(name), Mode::from_raw_mode(mode), AtFlags::empty())
+            .with_context(|| told("chmod", name))
     }
 
     /// Sets owner and group, of a symlink itself.
@@ -130,11 +115,7 @@ impl Putter {
                 Ok(())
             }
             Err(Errno::NOTSUP) => {
-                let kind = if attr.starts_with("system.") {
-                    attr
-                } else {
-                    "user xattrs"
-                };
+                let kind = if attr.starts_with("system.") { attr } else { "user xattrs" };
                 let note = format!("{kind} are not supported here");
                 if !self.made.unsupported.contains(&note) {
                     self.made.unsupported.push(note);
@@ -149,14 +130,8 @@ impl Putter {
 /// Sets a modification time without following a symlink; leaves the access time alone.
 pub fn set_mtime(path: &Path, time: Time) -> rustix::io::Result<()> {
     let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: rustix::fs::UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: time.0,
-            tv_nsec: i64::from(time.1),
-        },
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_modification: Timespec { tv_sec: time.0, tv_nsec: i64::from(time.1) },
     };
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)
 }

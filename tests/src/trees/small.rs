@@ -44,22 +44,12 @@ pub fn small_mixed(dir: &Path, seed: u64) -> Result<Made> {
     put.node(b"fifo", FileType::Fifo, 0)?;
     put.node(b"deep/fifo", FileType::Fifo, 0)?;
     put.node(b"socket", FileType::Socket, 0)?;
-    put.node(
-        b"null",
-        FileType::CharacterDevice,
-        rustix::fs::makedev(1, 3),
-    )?;
+    put.node(b"null", FileType::CharacterDevice, rustix::fs::makedev(1, 3))?;
     put.node(b"disk", FileType::BlockDevice, rustix::fs::makedev(7, 99))?;
     attributes(&mut put, &mut rng, &files)?;
     // Directory times last, deepest first: everything above changes them.
     for (i, name) in dirs.iter().rev().enumerate() {
-        put.mtime(
-            name,
-            (
-                1_600_000_000 + i as i64 * 86_400,
-                rng.below(1_000_000_000) as u32,
-            ),
-        )?;
+        put.mtime(name, (1_600_000_000 + i as i64 * 86_400, rng.below(1_000_000_000) as u32))?;
     }
     Ok(put.made)
 }
@@ -131,11 +121,7 @@ fn attributes(put: &mut Putter, rng: &mut Rng, files: &[Vec<u8>]) -> Result<()> 
     put.xattr(b"page", "user.binary", &rng.bytes(700))?;
     put.xattr(b"jobs", "user.on-dir", b"dir")?;
     for (i, name) in files.iter().enumerate() {
-        put.owner(
-            name,
-            1000 + rng.below(5) as u32,
-            if i % 3 == 0 { 4_000_000_000 } else { 1000 },
-        )?;
+        put.owner(name, 1000 + rng.below(5) as u32, if i % 3 == 0 { 4_000_000_000 } else { 1000 })?;
     }
     put.owner(b"jobs", 1000, 1000)?;
     put.owner(b"dangling", 1001, 1002)?;
@@ -156,22 +142,12 @@ fn attributes(put: &mut Putter, rng: &mut Rng, files: &[Vec<u8>]) -> Result<()> 
     put.mode(b"deep", 0o1777)?;
     put.mode(b"deep/x", 0o2770)?;
     put.mode(b"locked", 0)?;
-    let times = [
-        (1, 0),
-        (0, 1),
-        (1_700_000_000, 999_999_999),
-        (4_300_000_000, 123_456_789),
-        (-1, 500_000_000),
-    ];
+    let times =
+        [(1, 0), (0, 1), (1_700_000_000, 999_999_999), (4_300_000_000, 123_456_789), (-1, 500_000_000)];
     for name in files {
         put.mtime(name, *rng.pick(&times))?;
     }
-    for name in [
-        b"dangling".as_slice(),
-        b"fifo",
-        b"loop-a",
-        b"jobs/build/last",
-    ] {
+    for name in [b"dangling".as_slice(), b"fifo", b"loop-a", b"jobs/build/last"] {
         put.mtime(name, (1_234_567_890, rng.below(1_000_000_000) as u32))?;
     }
     Ok(())

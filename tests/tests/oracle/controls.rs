@@ -1,6 +1,7 @@
 //! Control runs of `compare`: one attribute of a copy is changed, and exactly that difference must come out.
 
 use harness::compare::{Aspect, Capability, Options, SpecialBits, Specials, assert_same, compare};
+use harness::gate::{Need, require};
 use harness::trees::{sample_acl, set_mtime, small_mixed};
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, Uid, XattrFlags, chownat, lgetxattr, lsetxattr, mknodat, statat,
@@ -16,16 +17,6 @@ pub fn copy(from: &Path, to: &Path) {
     let done =
         Command::new("cp").args(["-a", "--sparse=always", "-T"]).arg(from).arg(to).status().expect("run cp");
     assert!(done.success(), "cp -a failed");
-}
-
-/// Skips loudly unless root: owners, device nodes and 0000 modes need it.
-pub fn root_or_skip(test: &str) -> bool {
-    if rustix::process::geteuid().is_root() {
-        return true;
-    }
-    eprintln!("SKIPPED {test}: needs root");
-    assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "{test} was skipped, and REQUIRE_ALL=1");
-    false
 }
 
 struct Pair {
@@ -70,7 +61,7 @@ type Control<'c> = (&'c str, &'c [&'c str], &'c dyn Fn(&Path), &'c [(&'c str, As
 
 #[test]
 fn a_faithful_copy_has_no_difference() {
-    if !root_or_skip("a_faithful_copy_has_no_difference") {
+    if !require(&[Need::Root]) {
         return;
     }
     let pair = pair();
@@ -89,7 +80,7 @@ fn copy_root_attributes(pair: &Pair) {
 
 #[test]
 fn each_kind_of_difference_is_seen_alone() {
-    if !root_or_skip("each_kind_of_difference_is_seen_alone") {
+    if !require(&[Need::Root]) {
         return;
     }
     let log = "jobs/build/1/log";
@@ -276,7 +267,7 @@ fn each_kind_of_difference_is_seen_alone() {
 /// Linking two equal files that the truth keeps apart is invisible to content, and must still be seen.
 #[test]
 fn an_extra_hard_link_is_seen() {
-    if !root_or_skip("an_extra_hard_link_is_seen") {
+    if !require(&[Need::Root]) {
         return;
     }
     let pair = pair();
@@ -299,7 +290,7 @@ fn an_extra_hard_link_is_seen() {
 /// A name of the copy that shares its inode with something outside is a way to write into the copy unseen.
 #[test]
 fn a_link_from_outside_is_seen_on_request() {
-    if !root_or_skip("a_link_from_outside_is_seen_on_request") {
+    if !require(&[Need::Root]) {
         return;
     }
     let pair = pair();
@@ -312,7 +303,7 @@ fn a_link_from_outside_is_seen_on_request() {
 
 #[test]
 fn options_excuse_what_they_say_and_no_more() {
-    if !root_or_skip("options_excuse_what_they_say_and_no_more") {
+    if !require(&[Need::Root]) {
         return;
     }
     let pair = pair();
@@ -351,7 +342,7 @@ fn options_excuse_what_they_say_and_no_more() {
 /// `security.capability` with CAP_NET_RAW effective: version 2, permitted bit 13.
 #[test]
 fn a_file_capability_must_be_dropped() {
-    if !root_or_skip("a_file_capability_must_be_dropped") {
+    if !require(&[Need::Root]) {
         return;
     }
     let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -371,7 +362,7 @@ fn a_file_capability_must_be_dropped() {
 
 #[test]
 fn a_trusted_xattr_must_not_be_carried() {
-    if !root_or_skip("a_trusted_xattr_must_not_be_carried") {
+    if !require(&[Need::Root]) {
         return;
     }
     let pair = pair();
@@ -386,7 +377,9 @@ fn a_trusted_xattr_must_not_be_carried() {
 #[test]
 fn depth_costs_no_stack() {
     const DEPTH: usize = 10_000;
-    let home = tempfile::tempdir().unwrap();
+    // In memory where possible: removing so deep a tree takes a disk filesystem minutes when others sync on it.
+    let memory = Path::new("/dev/shm");
+    let home = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap();
     for tree in ["a", "b"] {
         let top = home.path().join(tree);
         fs::create_dir(&top).unwrap();
@@ -495,7 +488,7 @@ fn node(path: &Path, kind: FileType) {
 /// Reads an xattr through the same call the oracle uses, to know that the fixture has it.
 #[test]
 fn the_fixture_really_has_an_acl() {
-    if !root_or_skip("the_fixture_really_has_an_acl") {
+    if !require(&[Need::Root]) {
         return;
     }
     let pair = pair();
