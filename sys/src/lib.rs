@@ -13,6 +13,7 @@ pub mod host;
 pub mod meta;
 pub mod mount;
 pub mod stat;
+pub mod uring;
 
 pub use dir::{Dir, DirEntry, EntryType, WalkBuffer};
 pub use error::{Errno, SysError};

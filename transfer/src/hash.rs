@@ -94,7 +94,8 @@ impl ContentHasher {
             // A full block is closed only when more follows: whether it is the only one decides its value.
             if self.filled == BLOCK {
                 self.done.push(self.block.finalize_non_root());
-                self.block.reset();
+                // Not `reset`: that keeps the old input offset.
+                self.block = Hasher::new();
                 self.block.set_input_offset(self.done.len() as u64 * BLOCK);
                 self.filled = 0;
             }

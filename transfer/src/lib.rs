@@ -13,6 +13,7 @@ pub mod hash;
 pub mod job;
 
 mod acts;
+mod buffers;
 mod engine;
 mod flight;
 mod holes;

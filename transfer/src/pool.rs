@@ -87,6 +87,11 @@ impl<M: Send + 'static> Pool<M> {
         Some(self.taken(message))
     }
 
+    /// True when there is a message.
+    pub fn has_message(&self) -> bool {
+        !self.results.is_empty()
+    }
+
     /// Waits for a message, at most `timeout`.
     pub fn wait(&mut self, timeout: std::time::Duration) -> Option<M> {
         let message = self.results.recv_timeout(timeout).ok()?;

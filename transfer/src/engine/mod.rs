@@ -1,6 +1,7 @@
 //! The two engines: one drives flights through io_uring, the other with plain calls, and serves as its oracle.
 
 mod plain;
+mod ring;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,7 +30,10 @@ pub enum Engine {
 impl Engine {
     /// The ring where the kernel offers what it needs; else plain calls, and the reason in words for the operator.
     pub fn pick() -> (Engine, Option<String>) {
-        (Engine::Plain, Some("not built yet".into()))
+        match sys::uring::probe() {
+            Ok(()) => (Engine::Ring, None),
+            Err(reason) => (Engine::Plain, Some(reason.to_string())),
+        }
     }
 }
 
@@ -41,7 +45,7 @@ impl Engine {
 /// Only of the engine itself; what goes wrong with files is in their outcomes.
 pub fn run(feed: &mut dyn Feed, options: &Options, engine: Engine) -> Result<Stats, EngineError> {
     match engine {
-        Engine::Ring => plain::run(feed, options),
+        Engine::Ring => ring::run(feed, options),
         Engine::Plain => plain::run(feed, options),
     }
 }
