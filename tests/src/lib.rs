@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod compare;
+pub mod docker;
 pub mod faultfs;
 pub mod gate;
 pub mod lab;
