@@ -41,16 +41,6 @@ pub struct FaultFs {
     _dir: TempDir,
 }
 
-/// Why this host cannot run faultfs, if it cannot.
-#[must_use]
-pub fn unavailable() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("mounting needs root".into());
-    }
-    let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
-    device.err().map(|error| format!("open /dev/fuse: {error}"))
-}
-
 impl FaultFs {
     /// Starts an empty filesystem that keeps ACLs.
     ///

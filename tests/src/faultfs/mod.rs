@@ -2,7 +2,7 @@
 //! power failure leaves.
 //!
 //! The server is a process of its own (`faultfs MOUNTPOINT --control SOCKET`): one that serves its own mount can hang
-//! beyond the reach of SIGKILL. Tests use [`FaultFs`]. In reading order: what is stored, what survives, what goes
+//! beyond the reach of SIGKILL. Tests use [`FaultFs`] behind `gate::require(&[Need::Root, Need::Fuse])`. In reading order: what is stored, what survives, what goes
 //! wrong, and the two sides of the process boundary.
 #![forbid(unsafe_code)]
 
@@ -24,7 +24,7 @@ mod control;
 mod protocol;
 mod server;
 
-pub use client::{FaultFs, unavailable};
+pub use client::FaultFs;
 pub use control::{Options, serve};
 pub use gate::STALL_MAX;
 pub use protocol::{Action, Match, Op, Reply, Request, Rule, Status, Survive, TraceEntry, When};

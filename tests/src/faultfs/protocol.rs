@@ -146,6 +146,7 @@ impl From<Op> for Match {
 pub enum Action {
     /// Answers with this errno and does nothing. A failed fsync also forgets the file's unsynced bytes for good.
     ///
+    /// ESTALE of a path call is tried once more by the kernel itself: use [`Rule::every`] for the caller to see it.
     /// ENOSYS makes the kernel give up that kind of request for the life of the mount.
     Fail(i32),
     /// Reads or writes at most so many bytes.
