@@ -6,4 +6,5 @@ pub mod docker;
 pub mod faultfs;
 pub mod gate;
 pub mod lab;
+pub mod ops;
 pub mod trees;

@@ -5,3 +5,5 @@
 mod controls;
 #[path = "oracle/generators.rs"]
 mod generators;
+#[path = "oracle/sequences.rs"]
+mod sequences;
