@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
@@ -44,6 +44,7 @@ fn in_own_mounts(name: &str, body: fn(&Path)) {
         [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     assert!(output.status.success(), "{text}");
     assert!(text.contains("1 passed"), "the test was not found by its name: {text}");
+    text.lines().filter(|line| line.starts_with("SKIPPED")).for_each(|line| eprintln!("{line}"));
 }
 
 fn skip(name: &str, reason: &str) {
@@ -82,6 +83,17 @@ fn silent_fuse(at: &Path) -> File {
     let options = CString::new(options).unwrap();
     mount("vm1:/vol", at, "fuse.glusterfs", MountFlags::empty(), options.as_c_str()).unwrap();
     connection
+}
+
+/// A child that does not outlive its test.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Every file and directory below, to show that nothing was written.
@@ -339,6 +351,65 @@ mount_tests! {
             assert!(matches!(&error, MirrorError::Disconnected { mountpoint, .. } if *mountpoint == m), "{error:?}");
             assert!(error.to_string().contains("umount -l"), "{error}");
         }
+    }
+
+    /// A real GlusterFS client, with one brick's storage in the same process: healthy, frozen, thawed, dead.
+    fn a_gluster_client_in_health_and_sickness(base) {
+        if !Command::new("glusterfs").arg("--version").output().is_ok_and(|output| output.status.success()) {
+            return skip("a_gluster_client_in_health_and_sickness", "needs the program glusterfs");
+        }
+        let (m, volfile) = (base.join("m"), base.join("vol"));
+        fs::create_dir(&m).unwrap();
+        // Not on tmpfs, which had no user xattrs before 6.6: the storage wants some.
+        let disk = tempfile::tempdir_in("/var/tmp").unwrap();
+        fs::create_dir(disk.path().join("team")).unwrap();
+        fs::write(&volfile, format!("volume p\ntype storage/posix\noption directory {}\nend-volume\n", disk.path().display()))
+            .unwrap();
+        let mut client = Command::new("glusterfs");
+        client.arg("-N").arg("-f").arg(&volfile).arg("-l").arg(base.join("log")).arg(&m);
+        let mut client = Daemon(client.spawn().unwrap());
+        let signal = |signal| {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(client.0.id()).unwrap()).unwrap();
+            rustix::process::kill_process(pid, signal).unwrap();
+        };
+        let begin = Instant::now();
+        while fs::metadata(m.join("team")).is_err() {
+            let log = || fs::read_to_string(base.join("log"));
+            assert!(begin.elapsed() < Duration::from_secs(30), "not mounted: {:?}", log());
+            thread::yield_now();
+        }
+
+        let pinned = open(&m.join("team/blue")).unwrap();
+        assert_eq!(pinned.kind(), &FsKind::Gluster);
+        assert_eq!(pinned.identity().fstype, "fuse.glusterfs");
+        assert!(open(&m).unwrap().is_mount_root());
+        rustix::fs::mkdirat(pinned.dir(), "blue", rustix::fs::Mode::RWXU).unwrap();
+        assert!(disk.path().join("team/blue").is_dir());
+
+        let sick = || {
+            let spec = MirrorSpec::new(&m.join("team/blue")).expect(pinned.identity().clone());
+            spec.deadline(Duration::from_millis(300)).open()
+        };
+        signal(rustix::process::Signal::STOP);
+        let begin = Instant::now();
+        let error = sick().unwrap_err();
+        assert!(matches!(error, MirrorError::NotAnswering { .. }), "{error:?}");
+        // Asked of the kernel alone, so that a frozen client does not matter.
+        pinned.still_there().unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        signal(rustix::process::Signal::CONT);
+        MirrorSpec::new(&m.join("team/blue")).expect(pinned.identity().clone()).open().unwrap();
+
+        signal(rustix::process::Signal::KILL);
+        client.0.wait().unwrap();
+        let error = sick().unwrap_err();
+        assert!(matches!(error, MirrorError::Disconnected { .. }), "{error:?}");
+        pinned.still_there().unwrap();
+        unmount(&m, UnmountFlags::DETACH).unwrap();
+        let error = sick().unwrap_err();
+        assert!(error.to_string().contains("the mount is missing"), "{error}");
+        assert!(matches!(pinned.still_there(), Err(MirrorError::WrongMount { .. })));
+        assert_eq!(listing(&m), Vec::<PathBuf>::new());
     }
 
     /// The knock is a process: whatever it did, it holds nothing of the mount afterwards, and neither do we.
