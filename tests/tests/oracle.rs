@@ -7,3 +7,5 @@ mod controls;
 mod generators;
 #[path = "oracle/sequences.rs"]
 mod sequences;
+#[path = "oracle/workload.rs"]
+mod workload;
