@@ -4,6 +4,7 @@
 pub mod compare;
 pub mod docker;
 pub mod faultfs;
+pub mod flip;
 pub mod gate;
 pub mod lab;
 pub mod ops;

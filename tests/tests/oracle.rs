@@ -3,6 +3,8 @@
 
 #[path = "oracle/controls.rs"]
 mod controls;
+#[path = "oracle/flips.rs"]
+mod flips;
 #[path = "oracle/generators.rs"]
 mod generators;
 #[path = "oracle/sequences.rs"]
