@@ -1,1 +1,15 @@
-//! Placeholder.
+//! The agent's library: everything that decides, and the shell around it.
+
+#![forbid(unsafe_code)]
+
+pub mod docker;
+pub mod error;
+pub mod index;
+pub mod cli;
+pub mod cycle;
+pub mod lane;
+pub mod ledger;
+pub mod state;
+pub mod volume;
+
+pub use error::{Error, Exit, Result};

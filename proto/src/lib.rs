@@ -19,5 +19,5 @@ pub use entry::{Body, Entry, FileBody, Origin, Time};
 pub use frame::{FrameError, FrameKind};
 pub use head::{EpochRecord, Head, LaneRecord};
 pub use ids::{Cut, Epoch, Generation, LaneId, NodeId, StagedName};
-pub use log::{Exception, ExceptionClass, LogHeader, LogTrailer, Op, Totals};
+pub use log::{DirWork, Exception, ExceptionClass, Leaves, LogHeader, LogTrailer, Op, Source, Totals};
 pub use path::RelPath;

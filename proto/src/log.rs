@@ -62,6 +62,8 @@ pub enum Op {
         path: RelPath,
         /// What it is from now on.
         entry: Entry,
+        /// How much of it has to be set.
+        work: DirWork,
     },
     /// A path that is not, or not currently, replicated.
     Except {
@@ -100,6 +102,15 @@ pub enum Source {
     Fresh,
     /// Taken out of the mirror by an `Out` of this log; what lies below comes along.
     Moved,
+}
+
+/// What an `Op::Dir` has to set in the mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum DirWork {
+    /// Only the times: installs and outs below moved them.
+    Times,
+    /// Owner, attributes, mode and times.
+    All,
 }
 
 /// Why a path is not, or not currently, in the mirror as it is in the volume.

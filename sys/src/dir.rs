@@ -51,7 +51,11 @@ impl Default for WalkBuffer {
     }
 }
 
-const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIR_FLAGS: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+const HOLD_FLAGS: OFlags =
+    OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Set once `openat2` was refused (seccomp, systemd's RestrictSUIDSGID, kernels before 5.6).
 static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
@@ -77,17 +81,31 @@ impl Dir {
     /// # Errors
     /// `EXDEV` at a mount point, `ENOTDIR`/`ELOOP` where `name` is something else by now.
     pub fn open_dir(&self, name: &[u8]) -> Result<Self, SysError> {
+        self.open_as(name, DIR_FLAGS)
+    }
+
+    /// Holds the directory `name` only to act on names in it: it can be neither listed nor changed itself, and
+    /// on a mirror it costs one look-up instead of an open.
+    ///
+    /// # Errors
+    /// As [`Dir::open_dir`].
+    pub fn hold_dir(&self, name: &[u8]) -> Result<Self, SysError> {
+        self.open_as(name, HOLD_FLAGS)
+    }
+
+    fn open_as(&self, name: &[u8], flags: OFlags) -> Result<Self, SysError> {
         let component = one(name)?;
         if !NO_OPENAT2.load(Ordering::Relaxed) {
             let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-            match rfs::openat2(&self.fd, component, DIR_FLAGS, Mode::empty(), within) {
+            match rfs::openat2(&self.fd, component, flags, Mode::empty(), within) {
                 Ok(fd) => return Ok(Self { fd }),
                 // EPERM too: some seccomp profiles answer that for unknown calls. The walk below then decides.
                 Err(Errno::NOSYS | Errno::PERM) => NO_OPENAT2.store(true, Ordering::Relaxed),
                 Err(errno) => return Err(SysError::new("open directory", name, errno)),
             }
         }
-        let fd = rfs::openat(&self.fd, component, DIR_FLAGS, Mode::empty()).map_err(ctx("open directory", name))?;
+        let fd = rfs::openat(&self.fd, component, DIR_FLAGS, Mode::empty())
+            .map_err(ctx("open directory", name))?;
         let dir = Self { fd };
         let (here, there) = (self.stat_self()?, dir.stat_self()?);
         if here.mount != there.mount || here.dev != there.dev {
@@ -252,7 +270,8 @@ impl Dir {
     /// # Errors
     /// `EEXIST` when `to_name` is taken: the compare-and-set of the ledger.
     pub fn link(&self, from: &[u8], to: &Dir, to_name: &[u8]) -> Result<(), SysError> {
-        rfs::linkat(&self.fd, one(from)?, &to.fd, one(to_name)?, AtFlags::empty()).map_err(ctx("link", to_name))
+        rfs::linkat(&self.fd, one(from)?, &to.fd, one(to_name)?, AtFlags::empty())
+            .map_err(ctx("link", to_name))
     }
 
     /// Renames `from` in `self` to `to_name` in `to`, replacing a file or an empty directory there.
@@ -335,11 +354,23 @@ impl Dir {
     /// mode (0555, 0000) would stop an ordinary user.
     fn open_writable(&self, name: &[u8]) -> Result<Dir, SysError> {
         let stat = self.stat(name)?;
-        if stat.mode & 0o700 != 0o700 && stat.kind == crate::FileKind::Dir && !rustix::process::geteuid().is_root() {
+        if stat.mode & 0o700 != 0o700
+            && stat.kind == crate::FileKind::Dir
+            && !rustix::process::geteuid().is_root()
+        {
             let _ = rfs::chmodat(&self.fd, one(name)?, Mode::RWXU, AtFlags::empty());
         }
         self.open_dir(name)
     }
+}
+
+/// Sets the modification time of the directory `name` in `dir`, not through a symlink.
+///
+/// # Errors
+/// The kernel's errno.
+pub fn set_dir_times(dir: &Dir, name: &[u8], mtime: crate::Time) -> Result<(), SysError> {
+    rfs::utimensat(&dir.fd, one(name)?, &crate::meta::timestamps(mtime), AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(ctx("set times of", name))
 }
 
 impl AsFd for Dir {

@@ -28,3 +28,12 @@ pub fn random<const N: usize>() -> [u8; N] {
     }
     bytes
 }
+
+/// Lets writing to a closed pipe end the process, as every command-line tool does; Rust ignores SIGPIPE.
+/// Not for the agent.
+pub fn restore_sigpipe() {
+    // SAFETY: SIG_DFL installs no handler, and no other thread of this process has set one.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}

@@ -1,0 +1,86 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Replicates a live directory or Docker volume into a plain tree on a GlusterFS mount, as generations: the
+/// mirror is always one committed state, never a mix.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, max_term_width = 100)]
+pub struct Cli {
+    /// Print JSON for scripts instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Replicate a volume into a mirror: once, or again and again.
+    Sync(SyncArgs),
+}
+
+/// Options of `sync`.
+#[derive(Debug, Args)]
+pub struct SyncArgs {
+    /// The volume: a directory, or docker:NAME.
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// The mirror: a directory of its own, on the GlusterFS mount. Its ledger lies beside it, in .tidegate/.
+    #[arg(value_name = "DST")]
+    pub mirror: PathBuf,
+    /// Stop after the mirror holds the volume's state.
+    #[arg(long)]
+    pub once: bool,
+    /// Seconds between the end of one cycle and the start of the next.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, conflicts_with = "once")]
+    pub interval: u64,
+    /// How durable a generation is when it is called sealed.
+    #[arg(long, value_enum, default_value_t = DurabilityArg::Fsync)]
+    pub durability: DurabilityArg,
+    /// Publish this cycle's deletions, however many they are.
+    #[arg(long)]
+    pub approve_deletions: bool,
+    /// Deletions up to this many entries are never halted.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub max_delete: u64,
+    /// Beyond that, deletions up to this share of all entries are not halted.
+    #[arg(long, value_name = "PERCENT", default_value_t = 25, value_parser = clap::value_parser!(u64).range(0..=100))]
+    pub max_delete_percent: u64,
+    /// Copy everything anew and replace the whole mirror by it, in one step.
+    #[arg(long)]
+    pub full: bool,
+    /// Claim the lane from another installation that is gone for good; it is fenced.
+    #[arg(long)]
+    pub take_over: bool,
+    /// How files are copied; auto takes io_uring where the kernel allows it.
+    #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
+    pub engine: EngineArg,
+    /// Files in flight at once.
+    #[arg(long, value_name = "N", default_value_t = 48, value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub in_flight: u16,
+}
+
+/// Values of `--durability`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DurabilityArg {
+    /// Every file fsynced on every brick that is up.
+    Fsync,
+    /// Acknowledged by every brick that is up; survives the loss of a host, not of all at once.
+    Replicated,
+}
+
+/// Values of `--engine`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum EngineArg {
+    /// io_uring if it is to be had.
+    Auto,
+    /// io_uring.
+    Ring,
+    /// Plain calls on threads.
+    Plain,
+}

@@ -1,0 +1,23 @@
+//! What was typed, and what each command does with it.
+
+mod args;
+mod source;
+mod sync;
+mod ui;
+
+pub use args::Cli;
+pub use source::open_volume;
+pub use ui::Ui;
+
+use crate::error::{Exit, Result};
+
+/// Runs one command to its exit code.
+///
+/// # Errors
+/// Any [`crate::Error`]; its exit code is [`crate::Error::exit`].
+pub fn run(cli: Cli) -> Result<Exit> {
+    let ui = Ui::new(cli.json);
+    match cli.command {
+        args::Command::Sync(args) => sync::run(&args, &ui),
+    }
+}

@@ -1,0 +1,140 @@
+//! Short runs of blocking calls that staging hands to the engine's pool.
+
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use proto::Body;
+use sys::meta::{AclsKept, MadeAs, XattrsRead};
+use sys::{Dir, Errno, FileKind, Meta, Stat, SysError, WalkBuffer};
+
+use super::listing::{self, Listing};
+
+/// A directory and one name in it; an empty name is the directory itself.
+pub type At = (Arc<Dir>, Box<[u8]>);
+
+/// Which side failed: a failure in the volume concerns one path, one on the mirror the whole cycle.
+pub enum ActError {
+    /// Reading the volume.
+    Source(SysError),
+    /// Writing the stage.
+    Target(SysError),
+}
+
+/// A directory made in the stage, and what the volume has in it.
+pub struct Opened {
+    pub source: Arc<Dir>,
+    pub stage: Arc<Dir>,
+    pub listing: Listing,
+    pub xattrs: XattrsRead,
+    /// What an earlier run left in the stage's directory and the volume still has.
+    pub there: HashSet<Box<[u8]>>,
+}
+
+/// Makes a directory in the stage and reads the one in the volume.
+pub fn open_tree(source: &At, target: &At, leftover: bool) -> Result<Opened, ActError> {
+    let mut buffer = WalkBuffer::default();
+    let dir = if source.1.is_empty() { source.0.reopen() } else { source.0.open_dir(&source.1) };
+    let dir = dir.map_err(ActError::Source)?;
+    let listing = listing::read(&dir, &mut buffer).map_err(ActError::Source)?;
+    let xattrs = sys::meta::read_xattrs(dir.as_fd()).map_err(ActError::Source)?;
+    let mut there = HashSet::new();
+    match target.0.mkdir(&target.1, 0o700) {
+        Ok(()) => {}
+        Err(e) if e.errno == Errno::EXIST && leftover => {
+            let old = target.0.open_dir(&target.1).map_err(ActError::Target)?;
+            for name in old.names().map_err(ActError::Target)? {
+                if listing.names.binary_search_by(|(n, _)| n.as_ref().cmp(&name)).is_ok() {
+                    there.insert(name.into());
+                } else {
+                    old.remove_tree(&name).map_err(ActError::Target)?;
+                }
+            }
+        }
+        Err(e) => return Err(ActError::Target(e)),
+    }
+    let stage = target.0.open_dir(&target.1).map_err(ActError::Target)?;
+    Ok(Opened { source: Arc::new(dir), stage: Arc::new(stage), listing, xattrs, there })
+}
+
+/// Gives a finished directory of the stage its metadata. The mirror's own root stays root's alone.
+pub fn close_tree(stage: &Dir, meta: &Meta, owner: (u32, u32), is_root: bool) -> Result<AclsKept, SysError> {
+    if is_root {
+        return Ok(AclsKept::All);
+    }
+    let made_as = MadeAs { uid: owner.0, gid: owner.1, mode: 0o700 };
+    sys::meta::apply(stage.as_fd(), meta, made_as, b"directory in the stage")
+}
+
+/// What [`make_special`] made.
+pub struct Made {
+    pub body: Body,
+    pub stat: Stat,
+}
+
+/// Makes a symlink or FIFO in the stage, like the one in the volume.
+pub fn make_special(
+    source: &At,
+    target: &At,
+    seen: &Stat,
+    owner: (u32, u32),
+    leftover: bool,
+) -> Result<Made, ActError> {
+    let stat = source.0.stat(&source.1).map_err(ActError::Source)?;
+    if stat.kind != seen.kind {
+        return Err(ActError::Source(SysError::new("look again at", &source.1, Errno::STALE)));
+    }
+    let (dir, name) = (&target.0, &target.1);
+    let make = |body: &Body| match body {
+        Body::Symlink(text) => dir.symlink(text, name),
+        _ => dir.mkfifo(name, stat.mode & 0o777),
+    };
+    let body = match stat.kind {
+        FileKind::Symlink => Body::Symlink(source.0.readlink(&source.1).map_err(ActError::Source)?),
+        _ => Body::Fifo,
+    };
+    let made = match make(&body) {
+        Err(e) if e.errno == Errno::EXIST && leftover => {
+            dir.remove_tree(name).and_then(|_| make(&body))
+        }
+        other => other,
+    };
+    made.map_err(ActError::Target)?;
+    let meta = Meta { mode: stat.mode, uid: stat.uid, gid: stat.gid, mtime: stat.mtime, xattrs: Vec::new() };
+    let is_fifo = stat.kind == FileKind::Fifo;
+    let made_as = MadeAs { uid: owner.0, gid: owner.1, mode: stat.mode & 0o777 };
+    sys::meta::apply_special(dir, name, &meta, made_as, is_fifo).map_err(ActError::Target)?;
+    Ok(Made { body, stat })
+}
+
+/// Where a link is made from.
+pub enum LinkFrom {
+    /// A held directory and a name.
+    Held(Arc<Dir>, Box<[u8]>),
+    /// Components below the stage, resolved when needed: held descriptors would add up over many groups.
+    Stage(Arc<Dir>, Vec<Box<[u8]>>),
+}
+
+/// Links a name in the stage to an inode that is there already.
+pub fn link(from: &LinkFrom, target: &At, leftover: bool) -> Result<(), SysError> {
+    let (dir, name) = match from {
+        LinkFrom::Held(dir, name) => (dir.clone(), name.clone()),
+        LinkFrom::Stage(stage, components) => {
+            let Some((name, above)) = components.split_last() else {
+                return Err(SysError::new("link", &target.1, Errno::INVAL));
+            };
+            let mut at = stage.clone();
+            for component in above {
+                at = Arc::new(at.hold_dir(component)?);
+            }
+            (at, name.clone())
+        }
+    };
+    match dir.link(&name, &target.0, &target.1) {
+        Err(e) if e.errno == Errno::EXIST && leftover => {
+            target.0.remove_tree(&target.1)?;
+            dir.link(&name, &target.0, &target.1)
+        }
+        other => other,
+    }
+}

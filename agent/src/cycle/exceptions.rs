@@ -1,0 +1,82 @@
+//! Paths that are not, or not currently, replicated: what is told to the ledger about them.
+
+use std::collections::BTreeMap;
+
+use proto::{Exception, ExceptionClass, Op, RelPath};
+use sys::Dir;
+
+use super::entries::now;
+use super::look::Refusal;
+use crate::error::Result;
+use crate::index::View;
+
+/// Everything refused in this cycle, and everything that was replicated after having been refused before.
+#[derive(Default)]
+pub struct Exceptions {
+    refused: BTreeMap<RelPath, Refusal>,
+}
+
+impl Exceptions {
+    /// Takes in a refusal; of several for one path the last counts.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        self.refused.insert(refusal.path.clone(), refusal);
+    }
+
+    /// Paths refused as they are now.
+    pub fn refused(&self) -> impl Iterator<Item = &Refusal> {
+        self.refused.values()
+    }
+
+    /// Operations that bring the ledger's list up to date; none when it is.
+    ///
+    /// `staged` tells whether a path was replicated in this cycle.
+    ///
+    /// # Errors
+    /// [`crate::Error::Index`].
+    pub fn ops(&self, view: &View, root: &Dir, staged: impl Fn(&RelPath) -> bool) -> Result<Vec<Op>> {
+        let mut ops = Vec::new();
+        for (path, old) in view.exceptions()? {
+            let now_refused = self.refused.get(&path);
+            let keeps = match now_refused {
+                Some(refusal) => refusal.class == old.class && refusal.reason == old.reason,
+                None => false,
+            };
+            if keeps {
+                continue;
+            }
+            if now_refused.is_some() {
+                continue;
+            }
+            // A look covers the whole volume, so a quarantined path that it found nothing wrong with is in the
+            // mirror now. What was left out of a file is only seen when the file is copied.
+            let unseen = old.class == ExceptionClass::LeftOut && !staged(&path) && exists(root, &path);
+            if !unseen {
+                ops.push(Op::Clear { path });
+            }
+        }
+        for (path, refusal) in &self.refused {
+            let old = view.exception(path)?;
+            if old.as_ref().is_some_and(|old| old.class == refusal.class && old.reason == refusal.reason) {
+                continue;
+            }
+            let since = old.map_or_else(now, |old| old.since);
+            let exception = Exception {
+                class: refusal.class,
+                reason: refusal.reason.clone(),
+                errno: refusal.errno,
+                since,
+            };
+            ops.push(Op::Except { path: path.clone(), exception });
+        }
+        Ok(ops)
+    }
+}
+
+fn exists(root: &Dir, path: &RelPath) -> bool {
+    let Some((parent, name)) = path.split_last() else { return true };
+    // Any doubt keeps the path listed.
+    match root.open_below(parent.components()).and_then(|dir| dir.exists(name)) {
+        Ok(there) => there,
+        Err(e) => !(e.is_gone() || e.errno == sys::Errno::NOTDIR),
+    }
+}

@@ -1,0 +1,80 @@
+//! Pure decision: may this many deletions be published?
+
+use std::fmt;
+
+/// How much one cycle may delete without a person's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeletionLimit {
+    /// Up to this many entries are always allowed.
+    pub entries: u64,
+    /// Beyond that, up to this share of all entries, in percent.
+    pub percent: u64,
+    /// Whether an empty volume may empty the mirror.
+    pub empty_volume: bool,
+}
+
+impl Default for DeletionLimit {
+    /// 1,000 entries or 25 %: a cleaned-up job history passes, an emptied volume does not.
+    fn default() -> Self {
+        Self { entries: 1000, percent: 25, empty_volume: false }
+    }
+}
+
+/// What the guard says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Publish the deletions.
+    Allow,
+    /// Publish everything but the deletions, and say this.
+    Halt(String),
+}
+
+impl DeletionLimit {
+    /// Decides on `deleted` of `total` entries; `left` is how many names the volume still has.
+    pub fn judge(&self, deleted: u64, total: u64, left: u64) -> Verdict {
+        if deleted == 0 {
+            return Verdict::Allow;
+        }
+        if left == 0 && !self.empty_volume {
+            return Verdict::Halt(format!(
+                "mass-delete: the volume is empty and the mirror holds {total} entries"
+            ));
+        }
+        let share = u128::from(deleted) * 100 > u128::from(total) * u128::from(self.percent);
+        if deleted > self.entries && share {
+            return Verdict::Halt(format!(
+                "mass-delete: {deleted} of {total} entries are gone from the volume (limit: {self})"
+            ));
+        }
+        Verdict::Allow
+    }
+}
+
+impl fmt::Display for DeletionLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} entries or {} %", self.entries, self.percent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_and_proportionate_deletions_pass() {
+        let limit = DeletionLimit::default();
+        for (deleted, total, left, halts) in [
+            (0, 0, 0, false),
+            (1, 1, 0, true),
+            (1, 2, 1, false),
+            (1000, 1001, 1, false),
+            (1001, 1002, 1, true),
+            (1001, 100_000, 98_999, false),
+            (25_001, 100_000, 74_999, true),
+            (50_000, 100_000, 0, true),
+        ] {
+            let verdict = limit.judge(deleted, total, left);
+            assert_eq!(matches!(verdict, Verdict::Halt(_)), halts, "{deleted} of {total}: {verdict:?}");
+        }
+    }
+}

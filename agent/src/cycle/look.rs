@@ -1,0 +1,413 @@
+//! Looking at the volume: a walk in parallel, merged directory by directory with the index.
+//!
+//! The mirror is not touched. Names below a directory that is new are not looked at here: staging walks them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use proto::{ExceptionClass, RelPath, Time};
+use sys::{Dir, Errno, FileKind, Stat, SysError, WalkBuffer};
+
+use super::listing::{self, Fingerprint};
+use crate::error::{Error, Result};
+use crate::index::{DirId, IndexError, Quick, Row, RowFacts, View, time};
+
+/// Deepest tree that is replicated: one held descriptor per level.
+pub const DEPTH_MAX: usize = 200;
+/// Longest path in bytes. GlusterFS refuses paths beyond about 4,020, even through descriptors; the stage's
+/// own components need some of them.
+pub const PATH_MAX: usize = 3900;
+/// Largest sum of holes in one file: they are hashed like zeros, and 64 GiB of zeros take half a minute.
+pub const HOLES_MAX: u64 = 64 << 30;
+
+/// An inode of the volume, named for ever: a reused number has another birth time.
+pub type InodeKey = (u64, Option<Time>);
+
+/// Key of what `statx` saw.
+pub fn inode_key(stat: &Stat) -> InodeKey {
+    (stat.ino, stat.btime.map(time))
+}
+
+/// Something in the volume that the index does not have, or has otherwise.
+#[derive(Debug)]
+pub struct Found {
+    /// Where it is in the volume.
+    pub path: RelPath,
+    /// Where the index has it: another path below a renamed directory.
+    pub old: RelPath,
+    /// What it is.
+    pub stat: Stat,
+    /// Inode of its directory.
+    pub parent: u64,
+}
+
+/// Something the index has and the volume has not.
+#[derive(Debug)]
+pub struct Missing {
+    /// Where the index has it.
+    pub old: RelPath,
+    /// What the index knows.
+    pub facts: RowFacts,
+}
+
+/// One name of an inode with several.
+#[derive(Debug)]
+pub struct LinkName {
+    /// The name.
+    pub found: Found,
+    /// How it compares; `None` when the index does not have it.
+    pub quick: Option<Quick>,
+    /// The inode its row speaks of.
+    pub row: Option<InodeKey>,
+}
+
+/// A path that is not replicated.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Which.
+    pub path: RelPath,
+    /// Why: quarantined or left out.
+    pub class: ExceptionClass,
+    /// In words.
+    pub reason: String,
+    /// Errno, or 0.
+    pub errno: i32,
+}
+
+/// All that one look found.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// In the volume only.
+    pub new: Vec<Found>,
+    /// In both, and different (files, symlinks, FIFOs).
+    pub changed: Vec<(Found, Quick)>,
+    /// Directories whose times or metadata moved.
+    pub dirs: Vec<Found>,
+    /// In the index only.
+    pub missing: Vec<Missing>,
+    /// Files with several names, all of them, changed or not.
+    pub links: HashMap<InodeKey, Vec<LinkName>>,
+    /// What cannot or shall not be replicated.
+    pub refused: Vec<Refusal>,
+    /// Sum over everything seen.
+    pub fingerprint: Fingerprint,
+    /// How many names were seen.
+    pub names: u64,
+}
+
+impl Changes {
+    /// True when no file with several names has anything to be done.
+    pub fn links_unchanged(&self) -> bool {
+        self.links.values().flatten().all(|name| name.quick == Some(Quick::Same))
+    }
+
+    /// Takes in what another thread or another look found.
+    pub fn merge(&mut self, other: Changes) {
+        self.new.extend(other.new);
+        self.changed.extend(other.changed);
+        self.dirs.extend(other.dirs);
+        self.missing.extend(other.missing);
+        for (key, names) in other.links {
+            self.links.entry(key).or_default().extend(names);
+        }
+        self.refused.extend(other.refused);
+        self.fingerprint.merge(other.fingerprint);
+        self.names += other.names;
+    }
+}
+
+/// Where a look starts: a directory of the volume and the directory of the index it is compared with.
+pub struct Start {
+    /// In the volume, open.
+    pub dir: Arc<Dir>,
+    /// Its path in the volume.
+    pub path: RelPath,
+    /// Its path in the index.
+    pub old: RelPath,
+    /// Its number in the index.
+    pub id: DirId,
+}
+
+struct Task {
+    parent: Arc<Dir>,
+    /// Name in `parent`; `None` when `parent` is the directory itself.
+    name: Option<Box<[u8]>>,
+    path: RelPath,
+    old: RelPath,
+    id: DirId,
+}
+
+struct Queue {
+    tasks: Vec<Task>,
+    busy: usize,
+    failed: Option<Error>,
+}
+
+/// Compares the tree at `start` with the index, on `threads` threads.
+///
+/// # Errors
+/// [`Error::Index`]; what goes wrong in the volume becomes a refusal of the path.
+pub fn look(view: &View, start: Start, threads: usize) -> Result<Changes> {
+    let mount = start.dir.stat_self().map(|stat| (stat.mount, stat.dev)).map_err(|e| Error::Volume {
+        path: start.path.to_string(),
+        why: e.to_string(),
+    })?;
+    let first = Task { parent: start.dir, name: None, path: start.path, old: start.old, id: start.id };
+    let queue = Mutex::new(Queue { tasks: vec![first], busy: 0, failed: None });
+    let more = Condvar::new();
+    let work = || {
+        let mut looker = Looker { view, mount, changes: Changes::default(), buffer: WalkBuffer::default() };
+        let mut deeper = Vec::new();
+        let mut guard = queue.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if guard.failed.is_some() {
+                break;
+            }
+            if let Some(task) = guard.tasks.pop() {
+                guard.busy += 1;
+                drop(guard);
+                let result = looker.directory(task, &mut deeper);
+                guard = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                guard.busy -= 1;
+                guard.tasks.append(&mut deeper);
+                if let Err(error) = result {
+                    guard.failed = Some(error);
+                }
+                more.notify_all();
+            } else if guard.busy == 0 {
+                break;
+            } else {
+                guard = more.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        looker.changes
+    };
+    let mut changes = Changes::default();
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        changes.merge(work());
+        for helper in helpers {
+            changes.merge(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+    });
+    match queue.into_inner().unwrap_or_else(PoisonError::into_inner).failed {
+        Some(error) => Err(error),
+        None => Ok(changes),
+    }
+}
+
+struct Looker<'a> {
+    view: &'a View,
+    mount: (u64, (u32, u32)),
+    changes: Changes,
+    buffer: WalkBuffer,
+}
+
+impl Looker<'_> {
+    fn directory(&mut self, task: Task, deeper: &mut Vec<Task>) -> Result<()> {
+        let opened = match &task.name {
+            None => Ok(task.parent.clone()),
+            Some(name) => task.parent.open_dir(name).map(Arc::new),
+        };
+        let listed = opened.and_then(|dir| {
+            let stat = dir.stat_self()?;
+            let names = listing::names(&dir, &mut self.buffer)?;
+            Ok((dir, stat, names))
+        });
+        let (dir, stat, names) = match listed {
+            Ok(listed) => listed,
+            // Gone or replaced since its parent was listed: the next cycle sees what it is now.
+            Err(e) if e.is_gone() => return Ok(()),
+            Err(e) => {
+                self.quarantine(&task.path, "directory cannot be read", &e);
+                return Ok(());
+            }
+        };
+        self.changes.names += names.len() as u64;
+        let mut rows = self.view.rows(task.id)?;
+        let mut row = next_row(&mut rows)?;
+        for name in names.iter() {
+            while let Some((old_name, old)) = &row
+                && old_name.as_slice() < name
+            {
+                self.missing(&task, old_name, old)?;
+                row = next_row(&mut rows)?;
+            }
+            let matching = match &row {
+                Some((old_name, _)) if old_name.as_slice() == name => {
+                    let this = row.take();
+                    row = next_row(&mut rows)?;
+                    this.map(|(_, facts)| facts)
+                }
+                _ => None,
+            };
+            let found = match dir.stat(name) {
+                Ok(found) => found,
+                Err(e) if e.is_gone() => {
+                    if let Some(facts) = matching {
+                        self.changes.missing.push(Missing { old: task.old.join(name), facts });
+                    }
+                    continue;
+                }
+                Err(e) => {
+                    self.quarantine(&task.path.join(name), "cannot be looked at", &e);
+                    continue;
+                }
+            };
+            self.changes.fingerprint.add(stat.ino, name, &found);
+            self.name(&task, &dir, stat.ino, name, found, matching, deeper)?;
+        }
+        while let Some((old_name, old)) = &row {
+            self.missing(&task, old_name, old)?;
+            row = next_row(&mut rows)?;
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one name with everything around it; called once")]
+    fn name(
+        &mut self,
+        task: &Task,
+        dir: &Arc<Dir>,
+        parent: u64,
+        name: &[u8],
+        stat: Stat,
+        row: Option<RowFacts>,
+        deeper: &mut Vec<Task>,
+    ) -> Result<()> {
+        let path = task.path.join(name);
+        let old = task.old.join(name);
+        if let Some(refusal) = refuse(&path, &stat, self.mount) {
+            // A name that stopped being what it was leaves the mirror, unless we only cannot see it: below a
+            // mount point the old content still exists.
+            if let (Some(facts), false) = (row, stat.mount_root) {
+                self.changes.missing.push(Missing { old, facts });
+            }
+            self.changes.refused.push(refusal);
+            return Ok(());
+        }
+        let found = Found { path, old, stat, parent };
+        let Some(facts) = row else {
+            if stat.kind == FileKind::File && stat.nlink > 1 {
+                self.link(found, None, None);
+            } else {
+                self.changes.new.push(found);
+            }
+            return Ok(());
+        };
+        let quick = facts.compare(&stat);
+        if quick == Quick::OtherType {
+            self.changes.missing.push(Missing { old: found.old.clone(), facts });
+            if stat.kind == FileKind::File && stat.nlink > 1 {
+                self.link(found, None, None);
+            } else {
+                self.changes.new.push(found);
+            }
+            return Ok(());
+        }
+        if stat.kind == FileKind::Dir {
+            deeper.push(Task {
+                parent: dir.clone(),
+                name: Some(name.into()),
+                path: found.path.clone(),
+                old: found.old.clone(),
+                id: facts.dir_id,
+            });
+            if quick != Quick::Same {
+                self.changes.dirs.push(found);
+            }
+            return Ok(());
+        }
+        if stat.kind == FileKind::File && stat.nlink > 1 {
+            self.link(found, Some(quick), Some((facts.ino, facts.btime)));
+        } else if quick != Quick::Same {
+            self.changes.changed.push((found, quick));
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, found: Found, quick: Option<Quick>, row: Option<InodeKey>) {
+        let key = inode_key(&found.stat);
+        self.changes.links.entry(key).or_default().push(LinkName { found, quick, row });
+    }
+
+    fn missing(&mut self, task: &Task, name: &[u8], facts: &RowFacts) -> Result<()> {
+        self.changes.missing.push(Missing { old: task.old.join(name), facts: *facts });
+        Ok(())
+    }
+
+    fn quarantine(&mut self, path: &RelPath, what: &str, error: &SysError) {
+        self.changes.refused.push(unreadable(path, what, error));
+    }
+}
+
+/// A refusal for a path that could not be read.
+pub fn unreadable(path: &RelPath, what: &str, error: &SysError) -> Refusal {
+    let crossed = error.errno == Errno::XDEV;
+    Refusal {
+        path: path.clone(),
+        class: if crossed { ExceptionClass::LeftOut } else { ExceptionClass::Quarantined },
+        reason: if crossed { "another file system is mounted here".to_owned() } else { format!("{what}: {error}") },
+        errno: error.errno.raw_os_error(),
+    }
+}
+
+/// What policy says of a name before anything is opened.
+pub fn refuse(path: &RelPath, stat: &Stat, mount: (u64, (u32, u32))) -> Option<Refusal> {
+    let (class, reason) = if stat.mount_root || stat.dev != mount.1 || stat.mount != mount.0 {
+        (ExceptionClass::LeftOut, "another file system is mounted here")
+    } else if stat.kind == FileKind::Socket {
+        (ExceptionClass::LeftOut, "socket")
+    } else if stat.kind == FileKind::Device {
+        (ExceptionClass::LeftOut, "device node")
+    } else if path.depth() > DEPTH_MAX {
+        (ExceptionClass::Quarantined, "lies deeper than 200 directories")
+    } else if path.as_bytes().len() > PATH_MAX {
+        (ExceptionClass::Quarantined, "path is longer than 3,900 bytes")
+    } else if stat.kind == FileKind::File && stat.size.saturating_sub(stat.allocated) > HOLES_MAX {
+        (ExceptionClass::Quarantined, "has more than 64 GiB of holes")
+    } else {
+        return None;
+    };
+    Some(Refusal { path: path.clone(), class, reason: reason.to_owned(), errno: 0 })
+}
+
+type RowAt = (Vec<u8>, RowFacts);
+
+fn next_row(
+    rows: &mut redb::Range<'static, &'static [u8], &'static [u8]>,
+) -> Result<Option<RowAt>, IndexError> {
+    let Some(row) = rows.next() else { return Ok(None) };
+    let (key, value) = row.map_err(|e| IndexError::Store { act: "scan", source: Box::new(e.into()) })?;
+    let name = key.value()[8..].to_vec();
+    match Row(value.value()).facts() {
+        Some(facts) => Ok(Some((name, facts))),
+        None => Err(IndexError::Row(RelPath::new(&name).unwrap_or_default())),
+    }
+}
+
+/// The fingerprint of the whole tree as it is now: the second look.
+///
+/// What cannot be read is left out, as in the first look.
+pub fn fingerprint(root: &Arc<Dir>) -> Fingerprint {
+    let mut sum = Fingerprint::default();
+    let mut buffer = WalkBuffer::default();
+    let mut stack: Vec<(Arc<Dir>, Option<Box<[u8]>>, usize)> = vec![(root.clone(), None, 0)];
+    let mount = root.stat_self().map(|s| (s.mount, s.dev)).ok();
+    while let Some((parent, name, depth)) = stack.pop() {
+        let opened = match &name {
+            None => Ok(parent),
+            Some(name) => parent.open_dir(name).map(Arc::new),
+        };
+        let Ok(dir) = opened else { continue };
+        let Ok(listed) = listing::read(&dir, &mut buffer) else { continue };
+        for (name, stat) in listed.names {
+            sum.add(listed.stat.ino, &name, &stat);
+            let same_mount = mount == Some((stat.mount, stat.dev)) && !stat.mount_root;
+            if stat.kind == FileKind::Dir && same_mount && depth < DEPTH_MAX {
+                stack.push((dir.clone(), Some(name), depth + 1));
+            }
+        }
+    }
+    sum
+}

@@ -1,0 +1,23 @@
+//! One cycle: look at the volume, decide, stage, seal, publish.
+//!
+//! In reading order: [`look`] compares volume and index, [`plan`] turns what it saw into work (renames found,
+//! deletions guarded), [`stage`] copies, [`run`] drives one cycle from end to end.
+
+mod acts;
+mod entries;
+mod exceptions;
+mod guard;
+mod links;
+mod listing;
+mod look;
+mod plan;
+mod resume;
+mod run;
+mod spool;
+mod stage;
+
+pub use entries::now;
+pub use guard::DeletionLimit;
+pub use plan::Plan;
+pub use run::{Cycle, CycleOptions, CycleReport, Durability, preview};
+pub use stage::Progress;

@@ -1,0 +1,354 @@
+//! Publishing: carrying a sealed log into the mirror, now or after a crash.
+//!
+//! The order, and what makes each step safe to repeat:
+//!
+//! | step | done already when |
+//! |---|---|
+//! | outs, deepest first | the name in `trash.N` or `stage.N` exists, or the marker `outs-done.<g>` does |
+//! | marker, if an out went to the stage | it exists |
+//! | installs, outermost first | the name in `stage.N` is gone and the mirror has the path |
+//! | directory metadata | (set again) |
+//! | HEAD: written in `stage.N`, fsynced, renamed | it names this generation |
+//! | storage barrier | (again) |
+//!
+//! The marker is needed because a moved thing leaves no trace in the stage once it is installed: without it a
+//! repeated publish would take out what it had just put in. Nothing in `trash.N` is removed before HEAD has
+//! moved, so the first rule holds throughout.
+
+use std::path::Path;
+
+use proto::{DirWork, FrameKind, Generation, Head, Leaves, Op, RelPath, Source, StagedName, frame, names};
+use sys::{Dir, Errno, Meta, SysError};
+
+use super::epoch::Tenure;
+use super::log::LocalLog;
+use super::mirror::MirrorDirs;
+use super::open::{Ledger, write_small};
+use crate::error::{Error, Result, on_mirror};
+
+/// Threads that install at once. Renames in different directories gain from company, those in one do not.
+const PUBLISH_THREADS: usize = 16;
+
+/// Whether the log is being published by its writer or finished after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publish {
+    /// By its writer, straight after the seal: every staged name must be there.
+    Fresh,
+    /// Again: any prefix of the work may be done.
+    Again,
+}
+
+#[derive(Default)]
+struct Work {
+    outs: Vec<(RelPath, Leaves)>,
+    installs: Vec<(RelPath, StagedName, Source)>,
+    dirs: Vec<(RelPath, DirWork, Meta)>,
+}
+
+impl Ledger {
+    /// Publishes a sealed log and moves HEAD to it. Safe to repeat from any point.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when another epoch took over; [`Error::LedgerState`] when the mirror was changed by
+    /// hand; [`Error::Mirror`]: run it again when the mirror works.
+    pub fn publish(&self, tenure: &Tenure, log: &LocalLog, mode: Publish, now: proto::Time) -> Result<Head> {
+        let generation = log.header.generation;
+        let mut work = Work::default();
+        log.ops(|op| {
+            match op {
+                Op::Out { path, to } => work.outs.push((path, to)),
+                Op::Install { path, staged, source, .. } => work.installs.push((path, staged, source)),
+                Op::Dir { path, work: what, entry } => work.dirs.push((path, what, meta_of(&entry))),
+                Op::Below { .. } | Op::Except { .. } | Op::Clear { .. } | Op::Facts { .. } => {}
+            }
+            Ok(())
+        })?;
+        let publisher = Publisher { ledger: self, tenure, generation, mode };
+        publisher.outs(&mut work)?;
+        publisher.installs(&mut work)?;
+        publisher.dirs(&mut work)?;
+        publisher.head(log, now)
+    }
+
+    /// Empties `trash.N` and what publishing left in `stage.N`. Only after HEAD has moved.
+    ///
+    /// # Errors
+    /// [`Error::Mirror`]; what is left is removed the next time.
+    pub fn empty_trash(&self, tenure: &Tenure) -> Result<u64> {
+        let act = || "empty the trash".to_owned();
+        let mut removed = 0;
+        for name in tenure.trash.names().map_err(on_mirror(act))? {
+            removed += tenure.trash.remove_tree(&name).map_err(on_mirror(act))?;
+        }
+        Ok(removed)
+    }
+}
+
+/// Finishes every sealed generation above HEAD. Returns the newest HEAD. `scratch` is a local file to use.
+///
+/// # Errors
+/// As [`Ledger::publish`]; [`Error::LedgerFile`] when a sealed log is damaged.
+pub fn roll_forward(ledger: &Ledger, scratch: &Path, now: proto::Time) -> Result<Option<Head>> {
+    let mut head = ledger.head()?;
+    loop {
+        let next = head.as_ref().map_or(Generation(1), |head| head.generation.next());
+        if !ledger.is_sealed(next)? {
+            return Ok(head);
+        }
+        let log = ledger.fetch(next, scratch)?;
+        if let Some(head) = &head
+            && log.header.previous != head.log_hash
+        {
+            return Err(Error::LedgerState(format!(
+                "commit/{next} does not follow the log of generation {}: the ledger was tampered with",
+                head.generation
+            )));
+        }
+        let tenure = ledger.tenure(log.header.epoch)?;
+        head = Some(ledger.publish(&tenure, &log, Publish::Again, now)?);
+    }
+}
+
+struct Publisher<'a> {
+    ledger: &'a Ledger,
+    tenure: &'a Tenure,
+    generation: Generation,
+    mode: Publish,
+}
+
+impl Publisher<'_> {
+    fn outs(&self, work: &mut Work) -> Result<()> {
+        let moves = work.outs.iter().any(|(_, to)| matches!(to, Leaves::Stage(_)));
+        let marker = names::outs_done(self.generation);
+        let act = || "mark the outs as done".to_owned();
+        if moves && self.mode == Publish::Again && self.tenure.stage.exists(&marker).map_err(on_mirror(act))? {
+            return Ok(());
+        }
+        by_depth(&mut work.outs, |(path, _)| path, Order::DeepestFirst, |level| {
+            parallel(level, |dirs, (path, to)| self.out(dirs, path, *to), self.ledger)
+        })?;
+        if moves {
+            match write_small(&self.tenure.stage, &marker, b"") {
+                Err(e) if e.errno != Errno::EXIST => return Err(self.failed(e, act())),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn out(&self, dirs: &mut MirrorDirs<'_>, path: &RelPath, to: Leaves) -> Result<()> {
+        let (place, name) = match to {
+            Leaves::Trash(name) => (&self.tenure.trash, names::staged(name)),
+            Leaves::Stage(name) => (&self.tenure.stage, names::staged(name)),
+        };
+        let act = || format!("take {path} out of the mirror");
+        if self.mode == Publish::Again && place.exists(&name).map_err(on_mirror(act))? {
+            return Ok(());
+        }
+        let moved = dirs.parent(path).and_then(|(parent, leaf)| parent.rename(&leaf, place, &name));
+        match moved {
+            Ok(()) => Ok(()),
+            Err(e) if e.is_gone() => {
+                if place.exists(&name).map_err(on_mirror(act))? {
+                    return Ok(());
+                }
+                Err(self.ledger.fenced_or(self.tenure.epoch, self.meddled(path)))
+            }
+            Err(e) => Err(self.failed(e, act())),
+        }
+    }
+
+    fn installs(&self, work: &mut Work) -> Result<()> {
+        by_depth(&mut work.installs, |(path, ..)| path, Order::OutermostFirst, |level| {
+            parallel(level, |dirs, (path, staged, _)| self.install(dirs, path, *staged), self.ledger)
+        })
+    }
+
+    fn install(&self, dirs: &mut MirrorDirs<'_>, path: &RelPath, staged: StagedName) -> Result<()> {
+        let name = names::staged(staged);
+        let act = || format!("install {path} into the mirror");
+        let stage: &Dir = &self.tenure.stage;
+        let target = dirs.parent(path);
+        let installed = match &target {
+            Ok((parent, leaf)) => stage.rename(&name, parent, leaf),
+            Err(e) => Err(e.clone()),
+        };
+        match installed {
+            Ok(()) => Ok(()),
+            Err(e) if e.is_gone() => {
+                let staged_is_there = match stage.exists(&name) {
+                    Ok(there) => there,
+                    Err(e) if e.is_gone() => false,
+                    Err(e) => return Err(self.failed(e, act())),
+                };
+                let in_mirror = match &target {
+                    Ok((parent, leaf)) => parent.exists(leaf).unwrap_or(false),
+                    Err(_) => false,
+                };
+                if self.mode == Publish::Again && !staged_is_there && in_mirror {
+                    return Ok(());
+                }
+                Err(self.ledger.fenced_or(self.tenure.epoch, self.meddled(path)))
+            }
+            Err(e) => Err(self.failed(e, act())),
+        }
+    }
+
+    fn dirs(&self, work: &mut Work) -> Result<()> {
+        work.dirs.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        parallel(&work.dirs, |dirs, (path, what, meta)| self.dir(dirs, path, *what, meta), self.ledger)
+    }
+
+    fn dir(&self, dirs: &mut MirrorDirs<'_>, path: &RelPath, what: DirWork, meta: &Meta) -> Result<()> {
+        // The mirror's own directory stays root's alone (0700): what lies in it may be setuid. The manifest
+        // holds what the volume's root looks like.
+        if path.is_root() {
+            return Ok(());
+        }
+        let set = |dirs: &mut MirrorDirs<'_>| -> std::result::Result<(), SysError> {
+            let (parent, leaf) = dirs.parent(path)?;
+            match what {
+                DirWork::Times => sys::dir::set_dir_times(&parent, &leaf, meta.mtime),
+                DirWork::All => {
+                    let dir = parent.open_dir(&leaf)?;
+                    sys::meta::reapply_dir(std::os::fd::AsFd::as_fd(&dir), meta, &leaf).map(|_| ())
+                }
+            }
+        };
+        match set(dirs) {
+            Ok(()) => Ok(()),
+            Err(e) if e.is_gone() => Err(self.ledger.fenced_or(self.tenure.epoch, self.meddled(path))),
+            Err(e) => Err(self.failed(e, format!("set metadata of {path} in the mirror"))),
+        }
+    }
+
+    fn head(&self, log: &LocalLog, now: proto::Time) -> Result<Head> {
+        let act = || format!("move HEAD to generation {}", self.generation);
+        let manifest = self.ledger.head()?.map_or(Generation(0), |head| head.manifest);
+        let head = Head {
+            generation: self.generation,
+            epoch: log.header.epoch,
+            log_hash: log.trailer.hash,
+            manifest,
+            cut: log.trailer.cut,
+            totals: log.trailer.totals,
+            halted: log.trailer.halted.clone(),
+            sealed: log.trailer.sealed,
+            published: now,
+        };
+        let bytes = frame::encode_file(FrameKind::Head, &head)
+            .map_err(|source| Error::LedgerFile { file: "HEAD".to_owned(), source })?;
+        let tmp = format!("head.{}.{:016x}", self.generation, u64::from_le_bytes(sys::host::random())).into_bytes();
+        let moved = write_small(&self.tenure.stage, &tmp, &bytes)
+            .and_then(|()| self.tenure.stage.rename(&tmp, &self.ledger.dir, names::HEAD));
+        if let Err(e) = moved {
+            return Err(self.failed(e, act()));
+        }
+        self.ledger.storage_barrier().map_err(on_mirror(act))?;
+        let _ = self.tenure.stage.unlink(&names::outs_done(self.generation));
+        Ok(head)
+    }
+
+    fn failed(&self, source: SysError, act: String) -> Error {
+        let gone = source.is_gone();
+        let error = on_mirror(|| act)(source);
+        if gone { self.ledger.fenced_or(self.tenure.epoch, error) } else { error }
+    }
+
+    fn meddled(&self, path: &RelPath) -> Error {
+        Error::LedgerState(format!(
+            "generation {} cannot be published: {path} is not in the mirror as the ledger says; somebody changed \
+             the mirror by hand. `tidegate verify` lists what differs; `tidegate sync --full` makes it anew",
+            self.generation
+        ))
+    }
+}
+
+impl Ledger {
+    /// Makes all renames so far durable. On a FUSE mount: fsync of a small regular file, which carries the
+    /// journal of each brick's file system with it; a directory fsync does nothing on GlusterFS. Locally: the
+    /// file system is asked itself, because not every one orders renames by a file's fsync.
+    pub(super) fn storage_barrier(&self) -> std::result::Result<(), SysError> {
+        if self.root.pinned().kind().is_fuse() {
+            let (fd, _) = self.dir.open_file(names::HEAD)?;
+            sys::file::sync(&fd, names::HEAD)
+        } else {
+            sys::file::sync_filesystem(self.dir.as_ref(), names::HEAD)
+        }
+    }
+}
+
+/// Metadata of an entry as the kernel takes it.
+pub fn meta_of(entry: &proto::Entry) -> Meta {
+    Meta {
+        mode: entry.mode,
+        uid: entry.uid,
+        gid: entry.gid,
+        mtime: sys::Time { sec: entry.mtime.sec, nsec: entry.mtime.nsec },
+        xattrs: entry.xattrs.clone(),
+    }
+}
+
+enum Order {
+    DeepestFirst,
+    OutermostFirst,
+}
+
+/// Sorts by depth, then path, and hands over one depth at a time.
+fn by_depth<T>(
+    items: &mut [T],
+    path: impl Fn(&T) -> &RelPath,
+    order: Order,
+    mut each: impl FnMut(&[T]) -> Result<()>,
+) -> Result<()> {
+    items.sort_by(|a, b| {
+        let (a, b) = (path(a), path(b));
+        let depth = match order {
+            Order::DeepestFirst => b.depth().cmp(&a.depth()),
+            Order::OutermostFirst => a.depth().cmp(&b.depth()),
+        };
+        depth.then_with(|| a.cmp(b))
+    });
+    items.chunk_by(|a, b| path(a).depth() == path(b).depth()).try_for_each(&mut each)
+}
+
+/// Does `act` for every item, in contiguous runs on a few threads so that each thread's directory cache pays.
+/// The first error stops the others at their next item.
+fn parallel<T: Sync>(
+    items: &[T],
+    act: impl Fn(&mut MirrorDirs<'_>, &T) -> Result<()> + Sync,
+    ledger: &Ledger,
+) -> Result<()> {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    // Below this, starting threads costs more than it saves.
+    const RUN_MIN: usize = 2;
+    let threads = PUBLISH_THREADS.min(items.len() / RUN_MIN).max(1);
+    if threads == 1 {
+        let mut dirs = MirrorDirs::new(&ledger.root);
+        return items.iter().try_for_each(|item| act(&mut dirs, item));
+    }
+    let stop = AtomicBool::new(false);
+    let run = |items: &[T]| {
+        let mut dirs = MirrorDirs::new(&ledger.root);
+        for item in items {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            if let Err(error) = act(&mut dirs, item) {
+                stop.store(true, Ordering::Relaxed);
+                return Err(error);
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let run = &run;
+        let workers: Vec<_> =
+            items.chunks(items.len().div_ceil(threads)).map(|items| scope.spawn(move || run(items))).collect();
+        workers.into_iter().fold(Ok(()), |result, worker| {
+            let this = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            result.and(this)
+        })
+    })
+}
+
