@@ -150,7 +150,8 @@ impl Lab {
             self.hosts.push(host);
         }
         for (host, init) in self.hosts.iter().zip(&mut self.inits) {
-            switch.connect(host.index(), init.pid)?;
+            let wired = switch.connect(host.index(), init.pid);
+            wired.with_context(|| format!("{}: {}", host.name(), init.log(host.dir())))?;
             init.wired()?;
         }
         for (host, init) in self.hosts.iter().zip(&mut self.inits) {
@@ -170,12 +171,18 @@ impl Lab {
                 })
             })?;
         }
-        // Every host has to agree, or the first request that involves a doubting one is refused.
+        self.wait_peers()
+    }
+
+    /// Waits until every host sees every other one as a connected peer; a request that involves a doubting
+    /// one is refused, and `volume status` leaves out what it does not reach.
+    pub fn wait_peers(&self) -> Result<()> {
+        let others = self.hosts.len() - 1;
         for host in &self.hosts {
             wait_until(&format!("{} has all others as peers", host.name()), PEER_LIMIT, || {
                 let peers = xml::peers(&host.gluster_xml(&["peer", "status"])?)?;
                 let settled = peers.iter().filter(|peer| peer.connected && peer.state == 3).count();
-                Ok(Seen::when(settled == others.len(), || format!("{peers:?}")))
+                Ok(Seen::when(settled == others, || format!("{peers:?}")))
             })?;
         }
         Ok(())

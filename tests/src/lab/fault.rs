@@ -135,6 +135,7 @@ impl Host {
     }
 
     /// Kills `glusterd` if it runs, starts it and waits until it answers. Bricks and clients go on meanwhile.
+    /// Its peers find it again some seconds later: [`Lab::wait_peers`](super::Lab::wait_peers).
     pub fn restart_glusterd(&self) -> Result<()> {
         if !self.pids(What::Glusterd).is_empty() {
             self.kill(What::Glusterd)?;

@@ -64,6 +64,12 @@ impl Host {
         self.dir.join("brick")
     }
 
+    /// Where GlusterFS logs on this host; it ends with the lab, unless `TIDEGATE_LAB_LOGS` names a directory to
+    /// copy it to.
+    pub fn log_dir(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
     /// A path of the host as seen from outside, below `/proc`. Following it into a sick mount can hang the
     /// caller for good: use it for local filesystems, and [`Host::read`] for mounts.
     pub fn outside(&self, path: impl AsRef<Path>) -> PathBuf {

@@ -36,7 +36,9 @@ impl BrickFs {
 /// the lab ends, and takes every process of the host and all mounts with it.
 ///
 /// `glusterd` keeps its socket in `/run`: two of them sharing one would fight for it. Only the option groups of
-/// the machine's `/var/lib/glusterd` are taken over, neither peers nor hook scripts.
+/// the machine's `/var/lib/glusterd` are taken over, neither peers nor hook scripts. Geo-replication is covered
+/// up: `glusterd` configures it by two dozen runs of Python before it answers, most of its start-up time; it
+/// ends when the program is there but does not tell its version.
 const SCRIPT: &str = r#"
 set -eu
 dir=$1 name=$2 filesystem=$3 address=$4
@@ -52,6 +54,11 @@ ext4) mkfs.ext4 -q -F -I 512 -E nodiscard "$dir/brick.img" ;;
 xfs) mkfs.xfs -q -f -K -i size=512 "$dir/brick.img" ;;
 esac
 mount -o loop "$dir/brick.img" "$dir/brick"
+printf '#!/bin/sh\necho gsyncd.py 0\n' >"$dir/gsyncd"
+chmod 755 "$dir/gsyncd"
+for geo in /usr/lib/*/glusterfs/gsyncd /usr/libexec/glusterfs/gsyncd; do
+    if [ -e "$geo" ]; then mount --bind "$dir/gsyncd" "$geo"; fi
+done
 read -r wired
 ip link set lo up
 ip address add "$address" dev eth0
@@ -161,7 +168,8 @@ impl Init {
         super::run::wait_child(&mut self.outer, limit).is_ok_and(|status| status.is_some())
     }
 
-    fn log(&self, dir: &Path) -> String {
+    /// What the first process complained about.
+    pub(super) fn log(&self, dir: &Path) -> String {
         fs::read_to_string(dir.join("init.log")).unwrap_or_default().trim().to_owned()
     }
 }

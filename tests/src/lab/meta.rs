@@ -24,7 +24,7 @@ impl BrickView {
                 view.connected.insert(brick, up);
             }
             if let (Some(set), true) = (numbered(file, volume, "replicate"), key.starts_with("child_up[")) {
-                // The kernel of the format: children come in order, so their position is their number.
+                // Children are listed in order, so their position is their number.
                 view.child_up.entry(set).or_default().push(up);
             }
         }

@@ -25,7 +25,7 @@ pub(super) struct Mounted {
 }
 
 impl Host {
-    /// Where [`Host::mount`] puts a volume; the path is the same on no two hosts.
+    /// Where [`Host::mount`] puts a volume; the path differs from host to host.
     pub fn mount_point(&self, volume: &str) -> PathBuf {
         self.dir().join("mnt").join(volume)
     }

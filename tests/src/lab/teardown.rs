@@ -78,6 +78,7 @@ impl Lab {
     }
 
     fn tear_down(&mut self) -> Result<()> {
+        save_logs(&self.dir);
         let inits = std::mem::take(&mut self.inits);
         self.hosts.clear();
         let mut problems = end_processes(&self.dir, &inits);
@@ -128,11 +129,26 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if !self.dir.exists() {
+        if self.inits.is_empty() && self.switch.is_none() && !self.dir.exists() {
             return;
         }
         if let Err(error) = self.tear_down() {
             eprintln!("lab: tear-down: {error:#}");
+        }
+    }
+}
+
+/// Copies the logs of all hosts to where the environment asks for them.
+fn save_logs(lab: &Path) {
+    let (Some(to), Some(name)) = (std::env::var_os("TIDEGATE_LAB_LOGS"), lab.file_name()) else { return };
+    let to = Path::new(&to).join(name);
+    for host in fs::read_dir(lab).into_iter().flatten().flatten() {
+        let to = to.join(host.file_name());
+        let copied = fs::create_dir_all(&to).map_err(anyhow::Error::from).and_then(|()| {
+            check(Command::new("cp").arg("-a").arg(host.path().join("log/.")).arg(&to), SHORT)
+        });
+        if let Err(error) = copied {
+            eprintln!("lab: keep the logs: {error:#}");
         }
     }
 }

@@ -8,7 +8,8 @@ use super::cluster::Lab;
 use super::run::{Seen, wait_until};
 use super::xml;
 
-const ONLINE_LIMIT: Duration = Duration::from_secs(30);
+/// glusterd takes up to 15 s to see that a killed self-heal daemon has to be started again.
+const ONLINE_LIMIT: Duration = Duration::from_secs(60);
 
 /// How the bricks of a volume belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,8 +120,8 @@ impl Lab {
         self.wait_all_bricks_connected(volume)
     }
 
-    /// Starts the processes of a volume that are missing and waits until all run. Clients connect again a
-    /// moment later: [`Lab::wait_all_bricks_connected`].
+    /// Starts the processes of a volume that are missing and waits until all run, on the hosts whose `glusterd`
+    /// the first one reaches. Clients connect again a moment later: [`Lab::wait_all_bricks_connected`].
     pub fn start_force(&self, volume: &str) -> Result<()> {
         self.host(0).gluster(&["volume", "start", volume, "force"])?;
         self.wait_online(volume)
