@@ -7,7 +7,7 @@ use sys::{Dir, Errno, Meta, Stat, SysError};
 
 use crate::error::CopyError;
 use crate::flight::{Block, Hashed, Loaded, Opened, same};
-use crate::hash::{BLOCK, Place, hash_block};
+use crate::hash::{BLOCK, Place, hash_piece};
 use crate::holes::data_runs;
 use crate::job::Identity;
 
@@ -63,16 +63,16 @@ pub fn hash(block: Block, buffer: Option<&mut [u8]>) -> Hashed {
         (Some(buffer), Some(filled)) => {
             let bytes = &mut buffer[..block.len];
             bytes[filled..].fill(0);
-            hashed(block.number, bytes, block.place, block.sparse)
+            hashed(block.offset, bytes, block.place, block.sparse)
         }
-        _ => Hashed { value: hash_block(block.number, &ZEROS[..block.len], block.place), runs: Vec::new() },
+        _ => Hashed { value: hash_piece(block.offset, &ZEROS[..block.len], block.place), runs: Vec::new() },
     }
 }
 
 static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
 
-fn hashed(number: u64, bytes: &[u8], place: Place, sparse: bool) -> Hashed {
-    let value = hash_block(number, bytes, place);
+fn hashed(offset: u64, bytes: &[u8], place: Place, sparse: bool) -> Hashed {
+    let value = hash_piece(offset, bytes, place);
     let runs = if sparse {
         data_runs(bytes).into_iter().map(|run| (run.start, run.len())).collect()
     } else {

@@ -7,9 +7,9 @@
 //!            │          run beside each other)            any failure ───┴→ Unlinking → Over
 //!            └ failed → Over
 //! ```
-//! A block of 1 MiB is the unit of everything: of reading, of hashing, and of what a delta compares. Up to
-//! [`Plan::slots`] blocks are on their way at once. What the target is known to hold (`held`) is kept per block, so
-//! that a second try after a change sends only the blocks that differ.
+//! The content travels in blocks of [`Plan::unit`] bytes: each is read, hashed, compared and written by itself, and
+//! up to [`Plan::slots`] of them are on their way at once. What the target is known to hold (`held`) is kept per
+//! block, so that a second try after a change sends only the blocks that differ.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -41,6 +41,8 @@ pub struct Plan {
     pub replace_leftover: bool,
     /// fsync before close.
     pub sync: bool,
+    /// Bytes of a block on its way: a power of two. A base is used only with [`BLOCK`], the unit of its hashes.
+    pub unit: u64,
     /// Blocks on their way at once, at least 1.
     pub slots: usize,
     /// Larger sources are refused.
@@ -54,6 +56,12 @@ pub struct Base {
     pub size: u64,
     /// Values of its blocks.
     pub blocks: Arc<[Hash]>,
+}
+
+impl Base {
+    fn is_usable(&self) -> bool {
+        self.blocks.len() > 1 && self.blocks.len() as u64 == block_count(self.size)
+    }
 }
 
 /// Something to be done for a flight. At most one of each kind is under way at a time, and one per slot.
@@ -94,8 +102,8 @@ pub enum Act {
 /// A block to be hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Its number.
-    pub number: u64,
+    /// Where it begins.
+    pub offset: u64,
     /// Its length.
     pub len: usize,
     /// How much of it is in the buffer, the rest is zeros; `None` when it has no buffer and all is zeros.
@@ -297,13 +305,7 @@ impl Flight {
     /// A flight that has not begun.
     pub fn new(plan: Plan) -> Self {
         let base = match &plan.base {
-            Some(base)
-                if plan.write
-                    && base.blocks.len() as u64 == block_count(base.size)
-                    && base.blocks.len() > 1 =>
-            {
-                BaseFile::Closed
-            }
+            Some(base) if plan.write && plan.unit == BLOCK && base.is_usable() => BaseFile::Closed,
             _ => BaseFile::Unused,
         };
         Self {
@@ -348,7 +350,7 @@ impl Flight {
             return Some(Err(failure));
         }
         let (size, stat) = (self.source?.size, self.last?);
-        let hash = ContentHash::from_blocks(self.values);
+        let hash = ContentHash::from_pieces(self.values, self.plan.unit);
         Some(Ok(Landed { stat, changed: self.changed, size, hash, acls: self.acls, sent: self.sent }))
     }
 
@@ -477,12 +479,13 @@ impl Flight {
     }
 
     fn next_write(&mut self) -> Option<Act> {
+        let unit = self.plan.unit;
         for (slot, state) in self.slots.iter_mut().enumerate() {
             if let Slot::Writing { block, runs, out: out @ false } = state
                 && let Some(&(at, len)) = runs.front()
             {
                 *out = true;
-                return Some(Act::Write { slot, at, len, offset: *block * BLOCK + at as u64 });
+                return Some(Act::Write { slot, at, len, offset: *block * unit + at as u64 });
             }
         }
         None
@@ -514,20 +517,20 @@ impl Flight {
 
     /// Reads that came short are continued, full blocks hashed.
     fn next_of_slots(&mut self) -> Option<Act> {
-        let sparse = self.is_sparse();
+        let (sparse, unit) = (self.is_sparse(), self.plan.unit);
         let place = if self.blocks() == 1 { Place::Only } else { Place::OneOfMany };
         for (slot, state) in self.slots.iter_mut().enumerate() {
             match *state {
                 Slot::Reading { block, len, filled, out: false } => {
                     *state = Slot::Reading { block, len, filled, out: true };
-                    let offset = block * BLOCK + filled as u64;
+                    let offset = block * unit + filled as u64;
                     return Some(Act::Read { slot, at: filled, len: len - filled, offset, block_len: len });
                 }
                 Slot::Read { block, len, filled } => {
                     *state = Slot::Hashing { block, len };
                     return Some(Act::Hash {
                         slot,
-                        block: Block { number: block, len, filled, place, sparse },
+                        block: Block { offset: block * unit, len, filled, place, sparse },
                     });
                 }
                 _ => {}
@@ -544,8 +547,8 @@ impl Flight {
         let slot = self.slots.iter().position(|slot| *slot == Slot::Free)?;
         let size = self.source?.size;
         let block = self.next_block;
-        let start = block * BLOCK;
-        let len = usize::try_from((size - start).min(BLOCK)).ok()?;
+        let start = block * self.plan.unit;
+        let len = usize::try_from((size - start).min(self.plan.unit)).ok()?;
         if self.is_sparse() && size > 0 {
             match self.data {
                 Some((_, end)) if end > start => {}
@@ -571,7 +574,11 @@ impl Flight {
     }
 
     fn blocks(&self) -> u64 {
-        self.source.map_or(0, |stat| block_count(stat.size))
+        self.source.map_or(0, |stat| self.count(stat.size))
+    }
+
+    fn count(&self, size: u64) -> u64 {
+        size.div_ceil(self.plan.unit).max(1)
     }
 
     fn is_sparse(&self) -> bool {
@@ -653,7 +660,7 @@ impl Flight {
         if stat.size > self.plan.size_limit {
             return self.fail(CopyError::Source(SysError::new("take in", b"", Errno::FBIG)));
         }
-        let blocks = block_count(stat.size) as usize;
+        let blocks = self.count(stat.size) as usize;
         self.source = Some(stat);
         self.last = None;
         self.stale = false;
@@ -808,7 +815,7 @@ impl Flight {
         let Some(Slot::Writing { block, mut runs, out: true }) = self.slots.get(slot).cloned() else {
             return;
         };
-        let block_start = block * BLOCK;
+        let block_start = block * self.plan.unit;
         self.slots[slot] = Slot::Free;
         match result {
             // No progress and no error would loop for ever.
@@ -836,7 +843,7 @@ impl Flight {
         let Stage::Cutting { to, then } = self.stage else { return };
         self.reach = to;
         // What was cut off is no longer held, even if the source grows back.
-        let kept = if to == 0 { 0 } else { block_count(to) as usize };
+        let kept = if to == 0 { 0 } else { self.count(to) as usize };
         self.held.iter_mut().skip(kept).for_each(|held| *held = None);
         match then {
             AfterCut::Move => self.stage = Stage::Moving,

@@ -21,11 +21,23 @@ pub struct ContentHash {
 impl ContentHash {
     /// Puts together the values of all blocks of one content, as [`hash_block`] gave them.
     pub fn from_blocks(values: Vec<Hash>) -> Self {
-        match values.as_slice() {
-            [] => Self { root: hash_block(0, &[], Place::Only), blocks: values },
-            [only] => Self { root: *only, blocks: Vec::new() },
-            more => Self { root: merge_root(more), blocks: values },
-        }
+        Self::from_pieces(values, BLOCK)
+    }
+
+    /// As [`ContentHash::from_blocks`], from pieces that are smaller than a block by a power of two.
+    pub(crate) fn from_pieces(values: Vec<Hash>, piece: u64) -> Self {
+        let root = match values.as_slice() {
+            [] => hash_block(0, &[], Place::Only),
+            [only] => *only,
+            more => merge_root(more),
+        };
+        let per_block = usize::try_from(BLOCK / piece).unwrap_or(1).max(1);
+        let blocks = match values.len() {
+            few if few <= per_block => Vec::new(),
+            _ if per_block == 1 => values,
+            _ => values.chunks(per_block).map(merge).collect(),
+        };
+        Self { root, blocks }
     }
 }
 
@@ -46,9 +58,14 @@ pub fn block_count(size: u64) -> u64 {
 /// Value of block number `block`, whose bytes are `bytes` (at most [`BLOCK`], less only for the last block).
 pub fn hash_block(block: u64, bytes: &[u8], place: Place) -> Hash {
     debug_assert!(bytes.len() as u64 <= BLOCK);
+    hash_piece(block * BLOCK, bytes, place)
+}
+
+/// Value of a subtree: a piece of a power of two of bytes, at a multiple of its own size.
+pub(crate) fn hash_piece(offset: u64, bytes: &[u8], place: Place) -> Hash {
     match place {
         Place::Only => *blake3::hash(bytes).as_bytes(),
-        Place::OneOfMany => Hasher::new().set_input_offset(block * BLOCK).update(bytes).finalize_non_root(),
+        Place::OneOfMany => Hasher::new().set_input_offset(offset).update(bytes).finalize_non_root(),
     }
 }
 
@@ -151,6 +168,22 @@ mod tests {
             let hash = ContentHash::from_blocks(values);
             assert_eq!(hash.root, *blake3::hash(&bytes).as_bytes(), "size {size}");
             assert_eq!(hash.blocks.is_empty(), size <= BLOCK, "size {size}");
+        }
+    }
+
+    #[test]
+    fn smaller_pieces_give_the_same() {
+        for size in sizes() {
+            let bytes = content(size);
+            let mut whole = ContentHasher::default();
+            whole.update(&bytes);
+            let whole = whole.finish();
+            for piece in [128 << 10, 256 << 10, BLOCK] {
+                let place = if size <= piece { Place::Only } else { Place::OneOfMany };
+                let values = bytes.chunks(piece as usize).enumerate();
+                let values = values.map(|(i, b)| hash_piece(i as u64 * piece, b, place)).collect();
+                assert_eq!(ContentHash::from_pieces(values, piece), whole, "size {size}, pieces of {piece}");
+            }
         }
     }
 

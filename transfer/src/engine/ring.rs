@@ -11,7 +11,7 @@ use sys::meta::XattrsRead;
 use sys::uring::{Punt, Reply, Request, Ring};
 use sys::{Errno, Stat, SysError};
 
-use super::{ABORT_POLL, CallResult, make_call, outcome, plan, pull};
+use super::{ABORT_POLL, CallResult, make_call, outcome, plan, pull, unit};
 use crate::acts::{self, Source};
 use crate::buffers::Buffers;
 use crate::error::{CopyError, EngineError};
@@ -123,7 +123,7 @@ impl RingEngine {
         Ok(Self {
             pool: Pool::new(options.pool_threads, Some(Arc::new(move || waker.wake()))),
             ring,
-            buffers: Buffers::new(options.memory.max(Options::MEMORY_MIN), in_flight),
+            buffers: Buffers::new(options.memory.max(Options::MEMORY_MIN), in_flight, unit(options)),
             aloft: Vec::new(),
             free: Vec::new(),
             hungry: VecDeque::new(),
