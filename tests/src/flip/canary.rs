@@ -8,7 +8,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -183,9 +183,7 @@ impl Canary {
             if self.is_in_file(&file, buffer)? {
                 found.push(format!("{}: its content", escape(path)));
             }
-            for (attr, value) in
-                attrs(&format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)), true)?
-            {
+            for (attr, value) in attrs(format!("/proc/self/fd/{}", file.as_raw_fd()), true)? {
                 if contains(&value, &self.marker) {
                     found.push(format!("{}: xattr {}", escape(path), escape(&attr)));
                 }

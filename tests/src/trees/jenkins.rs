@@ -244,12 +244,11 @@ impl Plan {
             }
         }
         ensure!(sum <= bytes, "{bytes} bytes are too few for {} files", self.files.len());
-        let mut step = 0;
-        for file in self.files.iter_mut().filter(|file| file.name.starts_with("plugins/")) {
+        let plugins = self.files.iter_mut().filter(|file| file.name.starts_with("plugins/"));
+        for (step, file) in (0..).zip(plugins) {
             let more = (10_000_000 + step * 7_000_000 % 50_000_000).min(bytes - sum);
             file.bytes += more;
             sum += more;
-            step += 1;
         }
         if let Some(file) = self.files.iter_mut().find(|file| file.name.starts_with("plugins/")) {
             file.bytes += bytes - sum;
