@@ -39,6 +39,6 @@ mod tests {
         bytes[5 * PAGE + 9] = 1;
         assert_eq!(data_runs(&bytes), [0..2 * PAGE, 5 * PAGE..5 * PAGE + 10]);
         assert_eq!(data_runs(&[]), []);
-        assert_eq!(data_runs(&[1; 3]), [0..3]);
+        assert_eq!(data_runs(&[1; 3]), vec![Range { start: 0, end: 3 }]);
     }
 }

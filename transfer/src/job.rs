@@ -97,6 +97,7 @@ pub enum Durability {
 }
 
 /// What became of one job.
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one, and each lives for a moment")]
 pub enum Outcome {
     /// Of a [`Job::Copy`].
     Copied(Result<Copied, CopyError>),

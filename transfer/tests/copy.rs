@@ -47,8 +47,8 @@ fn every_size_arrives_whole() {
                 panic!("{engine:?}: size {size} was not copied");
             };
             let name = format!("f{size}");
-            let source = read(&place.from_path(&name));
-            assert!(read(&place.to_path(&name)) == source, "{engine:?}: content of {name}");
+            let source = read(&place.source_path(&name));
+            assert!(read(&place.target_path(&name)) == source, "{engine:?}: content of {name}");
             assert_eq!(copied.hash, hash_of(&source), "{engine:?}: hash of {name}");
             assert_eq!((copied.size, copied.bytes_sent), (*size as u64, *size as u64));
             assert!(!copied.stat_changed_during_copy);
@@ -70,7 +70,7 @@ fn many_small_files_through_a_small_window() {
         assert!(outcomes.values().all(|outcome| matches!(outcome, Outcome::Copied(Ok(_)))));
         for i in 0..count {
             let name = format!("f{i}");
-            assert!(read(&place.to_path(&name)) == read(&place.from_path(&name)), "{engine:?}: {name}");
+            assert!(read(&place.target_path(&name)) == read(&place.source_path(&name)), "{engine:?}: {name}");
         }
     }
 }
@@ -94,7 +94,7 @@ fn holes_stay_holes() {
     for engine in engines() {
         let place = Place::new();
         let size = 40 * MIB as u64 + 5;
-        let file = std::fs::File::create(place.from_path("sparse")).unwrap();
+        let file = std::fs::File::create(place.source_path("sparse")).unwrap();
         file.set_len(size).unwrap();
         // Data in the middle of a block, across a border, and a page of zeros that was written.
         file.write_at(&noise(4096, 1), 3 * MIB as u64 + 8192).unwrap();
@@ -102,24 +102,27 @@ fn holes_stay_holes() {
         file.write_at(&[0; 65536], 20 * MIB as u64).unwrap();
         file.sync_all().unwrap();
         for small in [0u64, 100, 50_000] {
-            std::fs::File::create(place.from_path(&format!("empty{small}"))).unwrap().set_len(small).unwrap();
+            std::fs::File::create(place.source_path(&format!("empty{small}")))
+                .unwrap()
+                .set_len(small)
+                .unwrap();
         }
         for name in ["sparse", "empty0", "empty100", "empty50000"] {
             let copied = place.copy(engine, place.job(name, How::Whole)).unwrap();
-            let source = read(&place.from_path(name));
-            assert!(read(&place.to_path(name)) == source, "{engine:?}: {name}");
+            let source = read(&place.source_path(name));
+            assert!(read(&place.target_path(name)) == source, "{engine:?}: {name}");
             assert_eq!(copied.hash, hash_of(&source));
             assert!(copied.bytes_sent <= 40_000, "{engine:?}: sent {} of {name}", copied.bytes_sent);
-            let blocks = std::fs::metadata(place.to_path(name)).unwrap().blocks();
+            let blocks = std::fs::metadata(place.target_path(name)).unwrap().blocks();
             assert!(blocks <= file.metadata().unwrap().blocks(), "{engine:?}: {name} takes {blocks} blocks");
         }
-        let huge = std::fs::File::create(place.from_path("huge")).unwrap();
+        let huge = std::fs::File::create(place.source_path("huge")).unwrap();
         huge.set_len(8 << 40).unwrap();
         match place.copy(engine, place.job("huge", How::Whole)) {
             Err(CopyError::Source(error)) => assert_eq!(error.errno, Errno::FBIG),
             other => panic!("{engine:?}: {other:?}"),
         }
-        assert!(!place.to_path("huge").exists());
+        assert!(!place.target_path("huge").exists());
     }
 }
 
@@ -129,7 +132,7 @@ fn metadata_arrives_and_times_come_last() {
         let place = Place::new();
         for (name, size) in [("small", 10), ("large", 3 * MIB)] {
             place.put(name, &noise(size, 3));
-            let path = place.from_path(name);
+            let path = place.source_path(name);
             std::os::unix::fs::chown(&path, Some(1234), Some(4321)).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o6754)).unwrap();
             let value = noise(300, 9);
@@ -138,11 +141,11 @@ fn metadata_arrives_and_times_come_last() {
             std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
 
             let copied = place.copy(engine, place.job(name, How::Whole)).unwrap();
-            let meta = std::fs::metadata(place.to_path(name)).unwrap();
+            let meta = std::fs::metadata(place.target_path(name)).unwrap();
             assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (1234, 4321, 0o6754), "{engine:?}");
             assert_eq!((meta.mtime(), meta.mtime_nsec()), (1_000_000_000, 123_456_789));
             let mut got = vec![0; 1000];
-            let len = rustix::fs::getxattr(place.to_path(name), "user.note", &mut got[..]).unwrap();
+            let len = rustix::fs::getxattr(place.target_path(name), "user.note", &mut got[..]).unwrap();
             assert_eq!(got[..len], value);
             assert_eq!(copied.xattrs.kept, [(b"user.note".to_vec(), value)]);
             assert_eq!((copied.stat.uid, copied.stat.mode), (1234, 0o6754));
@@ -159,10 +162,10 @@ fn another_inode_at_the_name_is_not_read() {
             other => panic!("{engine:?}, {what}: {other:?}"),
         };
         let prepare = || {
-            let _ = std::fs::remove_file(place.from_path("f"));
+            let _ = std::fs::remove_file(place.source_path("f"));
             place.put("f", b"what the walk saw");
             let job = place.job("f", How::Whole);
-            std::fs::rename(place.from_path("f"), place.from_path("seen")).unwrap();
+            std::fs::rename(place.source_path("f"), place.source_path("seen")).unwrap();
             job
         };
         replaced("gone", prepare());
@@ -175,7 +178,7 @@ fn another_inode_at_the_name_is_not_read() {
         let job = prepare();
         place.from.symlink(b"seen", b"f").unwrap();
         replaced("a symlink to the very file", job);
-        std::fs::remove_file(place.from_path("f")).unwrap();
+        std::fs::remove_file(place.source_path("f")).unwrap();
         let job = prepare();
         place.from.mkdir(b"f", 0o700).unwrap();
         replaced("a directory", job);
@@ -187,15 +190,15 @@ fn a_leftover_is_replaced_only_when_told() {
     for engine in engines() {
         let place = Place::new();
         place.put("f", b"new");
-        std::fs::write(place.to_path("f"), b"old and longer").unwrap();
+        std::fs::write(place.target_path("f"), b"old and longer").unwrap();
         match place.copy(engine, place.job("f", How::Whole)) {
             Err(CopyError::Target(error)) => assert_eq!(error.errno, Errno::EXIST),
             other => panic!("{engine:?}: {other:?}"),
         }
-        assert_eq!(read(&place.to_path("f")), b"old and longer");
+        assert_eq!(read(&place.target_path("f")), b"old and longer");
         let job = transfer::CopyJob { replace_leftover: true, ..place.job("f", How::Whole) };
         place.copy(engine, job).unwrap();
-        assert_eq!(read(&place.to_path("f")), b"new");
+        assert_eq!(read(&place.target_path("f")), b"new");
     }
 }
 
@@ -207,7 +210,7 @@ fn durability_without_fsync_copies_just_the_same() {
         place.put("f", &bytes);
         for durability in [Durability::Deferred, Durability::Replicated] {
             place.copy(engine, transfer::CopyJob { durability, ..place.job("f", How::Whole) }).unwrap();
-            assert!(read(&place.to_path("f")) == bytes);
+            assert!(read(&place.target_path("f")) == bytes);
             place.clear_target();
         }
     }

@@ -12,7 +12,7 @@ const MIB: usize = 1 << 20;
 
 /// Puts `base` into the target's directory and says what a caller would know of it.
 fn delta(place: &Place, base: &[u8]) -> How {
-    std::fs::write(place.to_path("base"), base).unwrap();
+    std::fs::write(place.target_path("base"), base).unwrap();
     let mut hasher = transfer::ContentHasher::default();
     hasher.update(base);
     How::Delta {
@@ -24,13 +24,13 @@ fn delta(place: &Place, base: &[u8]) -> How {
 
 /// Copies `source` over `base`, checks the result, and tells what was sent.
 fn copy(engine: Engine, place: &Place, base: &[u8], source: &[u8]) -> Copied {
-    let _ = std::fs::remove_file(place.to_path("f"));
+    let _ = std::fs::remove_file(place.target_path("f"));
     place.put("f", source);
     let how = delta(place, base);
     let copied = place.copy(engine, place.job("f", how)).unwrap();
-    assert!(read(&place.to_path("f")) == source, "{engine:?}: content");
+    assert!(read(&place.target_path("f")) == source, "{engine:?}: content");
     assert_eq!(copied.hash.root, *blake3::hash(source).as_bytes(), "{engine:?}: hash");
-    assert!(read(&place.to_path("base")) == base, "{engine:?}: the base is untouched");
+    assert!(read(&place.target_path("base")) == base, "{engine:?}: the base is untouched");
     copied
 }
 
@@ -89,19 +89,19 @@ fn a_base_that_is_useless_costs_only_time() {
         let source = noise(5 * MIB + 1, 5);
         place.put("f", &source);
         let gone = delta(&place, &source);
-        std::fs::remove_file(place.to_path("base")).unwrap();
+        std::fs::remove_file(place.target_path("base")).unwrap();
         let copied = place.copy(engine, place.job("f", gone)).unwrap();
         assert_eq!(copied.bytes_sent, source.len() as u64);
-        assert!(read(&place.to_path("f")) == source);
+        assert!(read(&place.target_path("f")) == source);
         // On another file system: EXDEV, or a copy through the page cache; both are right.
-        std::fs::remove_file(place.to_path("f")).unwrap();
+        std::fs::remove_file(place.target_path("f")).unwrap();
         let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
         std::fs::write(elsewhere.path().join("base"), &source).unwrap();
         let How::Delta { base_size, base_blocks, .. } = delta(&place, &source) else { unreachable!() };
         let dir = Arc::new(sys::Dir::open(elsewhere.path()).unwrap());
         let how = How::Delta { base: (dir, b"base".as_slice().into()), base_size, base_blocks };
         place.copy(engine, place.job("f", how)).unwrap();
-        assert!(read(&place.to_path("f")) == source);
+        assert!(read(&place.target_path("f")) == source);
     }
 }
 
@@ -114,12 +114,12 @@ fn a_shorter_base_than_was_said_is_noticed() {
         let how = delta(&place, &source);
         std::fs::File::options()
             .write(true)
-            .open(place.to_path("base"))
+            .open(place.target_path("base"))
             .unwrap()
             .set_len(3 * MIB as u64)
             .unwrap();
         place.copy(engine, place.job("f", how)).unwrap();
-        assert!(read(&place.to_path("f")) == source);
+        assert!(read(&place.target_path("f")) == source);
     }
 }
 
@@ -128,21 +128,21 @@ fn sparse_sources_stay_sparse() {
     for engine in engines() {
         let place = Place::new();
         let size = 30 * MIB as u64;
-        let file = std::fs::File::create(place.from_path("f")).unwrap();
+        let file = std::fs::File::create(place.source_path("f")).unwrap();
         file.set_len(size).unwrap();
         file.write_at(&noise(2 * MIB, 7), 4 * MIB as u64).unwrap();
         file.write_at(&noise(8192, 8), 20 * MIB as u64 + 4096).unwrap();
         file.sync_all().unwrap();
-        let old = read(&place.from_path("f"));
+        let old = read(&place.source_path("f"));
         file.write_at(&noise(4096, 9), 25 * MIB as u64).unwrap();
         file.sync_all().unwrap();
         let how = delta(&place, &old);
         let copied = place.copy(engine, place.job("f", how)).unwrap();
-        let source = read(&place.from_path("f"));
-        assert!(read(&place.to_path("f")) == source, "{engine:?}");
+        let source = read(&place.source_path("f"));
+        assert!(read(&place.target_path("f")) == source, "{engine:?}");
         assert_eq!(copied.hash.root, *blake3::hash(&source).as_bytes());
         assert_eq!(copied.bytes_sent, 4096, "{engine:?}");
-        let (got, had) = (std::fs::metadata(place.to_path("f")).unwrap(), file.metadata().unwrap());
+        let (got, had) = (std::fs::metadata(place.target_path("f")).unwrap(), file.metadata().unwrap());
         assert!(got.blocks() <= had.blocks(), "{engine:?}: {} blocks for {}", got.blocks(), had.blocks());
     }
 }

@@ -41,17 +41,17 @@ fn stays_consistent(change: impl Fn(&std::fs::File, u64) + Send + Sync, start: u
             let place = Place::new();
             let bytes = noise(start, 1);
             place.put("f", &bytes);
-            std::fs::write(place.to_path("base"), &bytes).unwrap();
+            std::fs::write(place.target_path("base"), &bytes).unwrap();
             let mut hasher = transfer::ContentHasher::default();
             hasher.update(&bytes);
             let base_blocks = hasher.finish().blocks.into();
             let base = (place.to.clone(), b"base".as_slice().into());
             let how =
                 if whole { How::Whole } else { How::Delta { base, base_size: start as u64, base_blocks } };
-            let file = std::fs::File::options().write(true).open(place.from_path("f")).unwrap();
+            let file = std::fs::File::options().write(true).open(place.source_path("f")).unwrap();
             let job = place.job("f", how);
             let copied = meanwhile(|n| change(&file, n), || place.copy(engine, job)).unwrap();
-            let target = read(&place.to_path("f"));
+            let target = read(&place.target_path("f"));
             assert_eq!(target.len() as u64, copied.size, "{engine:?}");
             assert_eq!(
                 copied.hash.root,
@@ -103,7 +103,7 @@ fn one_change_is_mended_by_another_try() {
         let place = Place::new();
         place.put("f", &noise(32 * MIB, 1));
         let job = place.job("f", How::Whole);
-        let path = place.from_path("f");
+        let path = place.source_path("f");
         let change = Box::new(move || {
             let file = std::fs::File::options().write(true).open(&path).unwrap();
             file.write_at(b"changed", 5).unwrap();
@@ -113,7 +113,7 @@ fn one_change_is_mended_by_another_try() {
             run_jobs(engine, &Options::default(), vec![Job::Call(change), Job::Copy(Box::new(job))]);
         let Some(Outcome::Copied(Ok(copied))) = outcomes.get(&1) else { panic!("{engine:?}: not copied") };
         assert!(!copied.stat_changed_during_copy, "{engine:?}");
-        assert!(read(&place.to_path("f")) == read(&place.from_path("f")), "{engine:?}");
+        assert!(read(&place.target_path("f")) == read(&place.source_path("f")), "{engine:?}");
     }
 }
 
@@ -195,7 +195,7 @@ fn a_removed_stage_is_the_targets_error() {
     for engine in engines() {
         let place = Place::new();
         place.put("f", b"anything");
-        std::fs::remove_dir(place.to_path("")).unwrap();
+        std::fs::remove_dir(place.target_path("")).unwrap();
         match place.copy(engine, place.job("f", How::Whole)) {
             Err(CopyError::Target(error)) => assert!(error.is_gone(), "{engine:?}: {error}"),
             other => panic!("{engine:?}: {other:?}"),

@@ -14,6 +14,7 @@ use crate::job::{CopyJob, Feed, How, Job, Options, Outcome, Stats};
 use crate::pool::Pool;
 use crate::window::Window;
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one")]
 enum Message {
     Copied(u64, Outcome),
     Called(u64, CallResult),

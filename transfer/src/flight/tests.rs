@@ -99,8 +99,11 @@ impl World {
     fn fill(&mut self, from: usize, to: usize) {
         for at in from..to.min(self.source.len()) {
             // Pages of zeros now and then, so that holes come and go.
-            self.source[at] =
-                if (at / 4096).is_multiple_of(3) { 0 } else { (at * 31) as u8 ^ self.version as u8 };
+            self.source[at] = if (at / 4096 + self.version as usize).is_multiple_of(3) {
+                0
+            } else {
+                (at * 31) as u8 ^ self.version as u8
+            };
         }
     }
 

@@ -59,16 +59,16 @@ impl Place {
         Self { from: open("from"), to: open("to"), root }
     }
 
-    pub fn from_path(&self, name: &str) -> PathBuf {
+    pub fn source_path(&self, name: &str) -> PathBuf {
         self.root.path().join("from").join(name)
     }
 
-    pub fn to_path(&self, name: &str) -> PathBuf {
+    pub fn target_path(&self, name: &str) -> PathBuf {
         self.root.path().join("to").join(name)
     }
 
     pub fn put(&self, name: &str, bytes: &[u8]) {
-        std::fs::write(self.from_path(name), bytes).unwrap();
+        std::fs::write(self.source_path(name), bytes).unwrap();
     }
 
     pub fn job(&self, name: &str, how: How) -> CopyJob {
