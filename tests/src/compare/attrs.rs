@@ -25,8 +25,8 @@ impl AttrReader {
         AttrReader { names: vec![0; XATTR_MAX], value: vec![0; XATTR_MAX] }
     }
 
-    /// Every attribute the entry lists, and its ACLs even where the filesystem does not list them.
-    pub(super) fn read(&mut self, dir: BorrowedFd<'_>, name: &[u8], acls: bool) -> io::Result<Attrs> {
+    /// Every attribute the entry lists, and these ACLs even where the filesystem does not list them.
+    pub(super) fn read(&mut self, dir: BorrowedFd<'_>, name: &[u8], acls: &[&[u8]]) -> io::Result<Attrs> {
         let path = magic_path(dir, name)?;
         let mut attrs = Attrs::new();
         let listed = match llistxattr(&path, &mut self.names[..]) {
@@ -44,14 +44,12 @@ impl AttrReader {
                 attrs.insert(attr, value);
             }
         }
-        if acls {
+        for acl in acls {
             // A FUSE mount may hand out an ACL that its list does not name.
-            for acl in ACL_NAMES {
-                if !attrs.contains_key(acl)
-                    && let Some(value) = self.value(&path, acl)?
-                {
-                    attrs.insert(acl.to_vec(), value);
-                }
+            if !attrs.contains_key(*acl)
+                && let Some(value) = self.value(&path, acl)?
+            {
+                attrs.insert(acl.to_vec(), value);
             }
         }
         Ok(attrs)

@@ -110,7 +110,13 @@ impl<'o> EntryJudge<'o> {
         b: Side<'_>,
         found: &mut Findings,
     ) -> Result<()> {
-        let acls = self.options.acls && kind != FileType::Symlink;
+        // Symlinks have no ACL, and only directories a default one.
+        let acls = match kind {
+            _ if !self.options.acls => &[],
+            FileType::Symlink => &[],
+            FileType::Directory => &ACL_NAMES[..],
+            _ => &ACL_NAMES[..1],
+        };
         let attrs_a = self.attrs.read(a.dir, name, acls)?;
         let attrs_b = self.attrs.read(b.dir, name, acls)?;
         let mut names: Vec<&[u8]> = attrs_a.keys().chain(attrs_b.keys()).map(Vec::as_slice).collect();
