@@ -382,7 +382,8 @@ fn acl_story(root: &Path) -> BTreeMap<Vec<u8>, String> {
     let dir = root.join("dir");
     fs::create_dir(&dir).unwrap();
     set_acl(&dir, "access", 0o7, 0o5).unwrap();
-    set_acl(&dir, "default", 0o6, 0o4).unwrap();
+    // Write for the group, which the umask would take away.
+    set_acl(&dir, "default", 0o6, 0o6).unwrap();
     File::create(dir.join("inherits")).unwrap();
     fs::create_dir(dir.join("sub")).unwrap();
     symlink("x", dir.join("link")).unwrap();
@@ -588,6 +589,29 @@ fn truncation_is_ordered_with_metadata() {
     }
 }
 
+/// A length is metadata: bytes written after what was lost do not make a file longer, those written in place may stay.
+#[test]
+fn a_file_does_not_grow_beyond_the_cut() {
+    let Some(fs) = start() else { return };
+    let path = fs.path().join("file");
+    let (mut grown, mut in_place) = (0, 0);
+    for seed in 0..150 {
+        fs.reset().unwrap();
+        write_synced(&path, b"old").unwrap();
+        fs::create_dir(fs.path().join("earlier")).unwrap();
+        File::options().write(true).open(&path).unwrap().write_all_at(b"NEW and longer", 0).unwrap();
+        fs.reboot(Survive::Seeded(seed)).unwrap();
+        let found = fs::read(&path).unwrap();
+        if fs.path().join("earlier").exists() {
+            grown += usize::from(found.len() > 3);
+        } else {
+            assert_eq!(found.len(), 3, "seed {seed}: {:?}", found.escape_ascii().to_string());
+            in_place += usize::from(found == b"NEW");
+        }
+    }
+    assert!(grown > 0 && in_place > 0, "{grown} {in_place}");
+}
+
 /// A seed says it all: the same history and the same seed give the same tree.
 #[test]
 fn a_seed_replays() {
@@ -686,6 +710,9 @@ fn nothing_stale_after_restore_or_reboot() {
         fs::write(fs.path().join("dir/new"), "new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"something longer");
         fs.restore("one").unwrap();
+        // Before the kernel has any reason to doubt the descriptor, and after.
+        assert_eq!(errno(held.write(b"zombie")), libc::ESTALE);
+        assert_eq!(errno(held.read(&mut [0; 3])), libc::ESTALE);
         assert_eq!(fs::read(&path).unwrap(), b"one");
         assert_eq!(fs::metadata(&path).unwrap().len(), 3);
         assert_eq!(names(&fs.path().join("dir")), BTreeSet::new());
@@ -730,6 +757,17 @@ fn unlinked_files_live_while_open() {
     assert_eq!(&found, b"still here");
     assert_eq!(file.metadata().unwrap().nlink(), 0);
     assert_eq!(fs.status().unwrap().stored, 4096);
+    drop(file);
+    // The kernel says so in its own time.
+    let patience = Instant::now() + Duration::from_secs(10);
+    while fs.status().unwrap().stored != 0 {
+        assert!(Instant::now() < patience, "the space of a closed file without a name is not free");
+        thread::yield_now();
+    }
+
+    let file = File::create(&path).unwrap();
+    file.write_all_at(b"x", 0).unwrap();
+    fs::remove_file(&path).unwrap();
     fs.reboot(Survive::Everything).unwrap();
     assert_eq!(fs.status().unwrap().stored, 0);
 }
