@@ -26,6 +26,9 @@ pub struct Entry {
     pub mtime: Time,
     /// Carried extended attributes, sorted by name; also what the mirror's mount could not keep.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// True when the inode had more than one name (never for directories): entries with equal `origin.ino` and
+    /// `origin.btime` are links of each other.
+    pub linked: bool,
     /// What the volume said when this was read.
     pub origin: Origin,
 }
@@ -52,8 +55,6 @@ pub struct FileBody {
     pub hash: [u8; 32],
     /// BLAKE3 chaining value of each 1 MiB block, for files larger than one block; empty otherwise.
     pub blocks: Vec<[u8; 32]>,
-    /// True when the inode had more than one name: entries with equal `origin.ino` and `origin.btime` are links.
-    pub linked: bool,
 }
 
 /// What the volume said of the inode: how a later look knows that nothing changed, without reading.

@@ -40,6 +40,7 @@ pub fn entry(body: Body, stat: &Stat, xattrs: sys::Xattrs, changing: bool) -> En
         gid: stat.gid,
         mtime: time(stat.mtime),
         xattrs,
+        linked: stat.kind != FileKind::Dir && stat.nlink > 1,
         origin: origin(stat, changing),
     }
 }
@@ -50,7 +51,6 @@ pub fn of_copied(copied: &transfer::Copied) -> Entry {
         size: copied.size,
         hash: copied.hash.root,
         blocks: copied.hash.blocks.clone(),
-        linked: copied.stat.nlink > 1,
     });
     entry(body, &copied.stat, copied.xattrs.kept.clone(), copied.stat_changed_during_copy)
 }

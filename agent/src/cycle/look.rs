@@ -288,7 +288,7 @@ impl Looker<'_> {
         }
         let found = Found { path, old, stat, parent };
         let Some(facts) = row else {
-            if stat.kind == FileKind::File && stat.nlink > 1 {
+            if stat.kind != FileKind::Dir && stat.nlink > 1 {
                 self.link(found, None, None);
             } else {
                 self.changes.new.push(found);
@@ -298,7 +298,7 @@ impl Looker<'_> {
         let quick = facts.compare(&stat);
         if quick == Quick::OtherType {
             self.changes.missing.push(Missing { old: found.old.clone(), facts });
-            if stat.kind == FileKind::File && stat.nlink > 1 {
+            if stat.kind != FileKind::Dir && stat.nlink > 1 {
                 self.link(found, None, None);
             } else {
                 self.changes.new.push(found);
@@ -318,7 +318,7 @@ impl Looker<'_> {
             }
             return Ok(());
         }
-        if stat.kind == FileKind::File && stat.nlink > 1 {
+        if stat.kind != FileKind::Dir && stat.nlink > 1 {
             self.link(found, Some(quick), Some((facts.ino, facts.btime)));
         } else if quick != Quick::Same {
             self.changes.changed.push((found, quick));

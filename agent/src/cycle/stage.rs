@@ -164,6 +164,9 @@ pub struct Around<'a> {
 pub fn stage(around: &Around<'_>, plan: Plan, spool: Spool, resume: Resume) -> Result<Staged> {
     let mut stager = Stager::new(around, spool, resume);
     stager.take(plan)?;
+    if stager.ready.is_empty() {
+        return Ok(stager.staged);
+    }
     let result = transfer::run(&mut stager, &around.options, around.engine);
     if let Some(error) = stager.failed.take() {
         return Err(error);
@@ -274,18 +277,16 @@ impl<'a> Stager<'a> {
         if item.stat.kind == FileKind::File {
             counts.bytes_known.fetch_add(item.stat.size, Ordering::Relaxed);
         }
-        match item.stat.kind {
-            FileKind::Dir => self.ready.push(Task::Open(item)),
-            FileKind::File if item.stat.nlink > 1 => {
-                let key = inode_key(&item.stat);
-                match self.groups.join(key, item) {
-                    Role::Lead(item) => self.ready.push(Task::File(*item)),
-                    Role::Link(item, place, entry) => self.ready.push(Task::Link(*item, place, entry)),
-                    Role::Wait => {}
-                }
+        if item.stat.kind == FileKind::Dir {
+            self.ready.push(Task::Open(item));
+        } else if item.stat.nlink > 1 {
+            match self.groups.join(inode_key(&item.stat), item) {
+                Role::Lead(item) => self.ready.push(content(*item)),
+                Role::Link(item, place, entry) => self.ready.push(Task::Link(*item, place, entry)),
+                Role::Wait => {}
             }
-            FileKind::File => self.ready.push(Task::File(item)),
-            _ => self.ready.push(Task::Special(item)),
+        } else {
+            self.ready.push(content(item));
         }
     }
 
@@ -302,9 +303,28 @@ impl<'a> Stager<'a> {
                 let item = found_item(found, dest, Some(old.clone()));
                 self.ready.push(Task::Check(Box::new(Check { item, old, then: Then::Facts })));
             }
+            (Quick::Touched, Some(old)) => {
+                let item = found_item(found, dest, Some(old.clone()));
+                match self.special_entry(&item) {
+                    Some(entry) if entry.same_in_mirror(&old) => {
+                        self.staged.ops.push(Op::Facts { path: item.path, entry });
+                    }
+                    _ => self.add(item),
+                }
+            }
             (_, old) => self.add(found_item(found, dest, old)),
         }
         Ok(())
+    }
+
+    /// Entry of a symlink or FIFO as the volume has it now; nothing if it cannot be read.
+    fn special_entry(&mut self, item: &Item) -> Option<Entry> {
+        let (dir, name) = self.source(item)?;
+        let body = match item.stat.kind {
+            FileKind::Symlink => Body::Symlink(dir.readlink(&name).ok()?),
+            _ => Body::Fifo,
+        };
+        Some(entries::entry(body, &item.stat, Vec::new(), false))
     }
 
     fn moved(&mut self, this: Move) -> Result<()> {
@@ -349,6 +369,7 @@ impl<'a> Stager<'a> {
             // Others that are the same are links of it in the mirror already.
             names.retain(|name| name.quick != Some(Quick::Same));
         } else if !names.iter().any(|name| name.quick == Some(Quick::Changed))
+            && names.iter().all(|name| name.found.stat.kind == FileKind::File)
             && let Some(first) = names.iter().position(|name| name.quick == Some(Quick::Touched))
         {
             let leader = names.remove(first);
@@ -544,7 +565,7 @@ impl<'a> Stager<'a> {
                 self.note(&item, &copied);
                 self.staged.bytes_sent += copied.bytes_sent;
                 let entry = entries::of_copied(&copied);
-                self.file_staged(item, entry);
+                self.content_staged(item, entry);
             }
             Err(CopyError::Target(e)) => self.fail(format!("stage {}", item.path), e),
             Err(CopyError::Replaced) => self.vanished(&item),
@@ -580,10 +601,10 @@ impl<'a> Stager<'a> {
 
     fn resumed(&mut self, item: Item, entry: Entry) {
         self.around.progress.bytes.fetch_add(item.stat.size, Ordering::Relaxed);
-        self.file_staged(item, entry);
+        self.content_staged(item, entry);
     }
 
-    fn file_staged(&mut self, item: Item, entry: Entry) {
+    fn content_staged(&mut self, item: Item, entry: Entry) {
         if item.stat.nlink > 1 {
             let place = Place::Stage(self.place(&item));
             for waiting in self.groups.ready(inode_key(&item.stat), place.clone(), &entry) {
@@ -709,7 +730,7 @@ impl<'a> Stager<'a> {
                     self.staged.fingerprint.add(item.parent, name, &stat);
                 }
                 let entry = entries::entry(body, &stat, Vec::new(), false);
-                self.done_item(item, entry);
+                self.content_staged(item, entry);
             }
             Err(ActError::Target(e)) => self.fail(format!("stage {}", item.path), e),
             Err(ActError::Source(e)) => self.source_failed(&item, &e),
@@ -785,11 +806,11 @@ impl<'a> Stager<'a> {
     }
 
     fn drop_item(&mut self, item: &Item) {
-        if item.stat.kind == FileKind::File
+        if item.stat.kind != FileKind::Dir
             && item.stat.nlink > 1
             && let Some(next) = self.groups.failed(inode_key(&item.stat))
         {
-            self.ready.push(Task::File(next));
+            self.ready.push(content(next));
         }
         if let Dest::Tree(id) = item.dest {
             self.child_done(id);
@@ -868,6 +889,11 @@ impl Feed for Stager<'_> {
     fn abort(&self) -> bool {
         self.failed.is_some()
     }
+}
+
+/// The task that makes one name with content of its own.
+fn content(item: Item) -> Task {
+    if item.stat.kind == FileKind::File { Task::File(item) } else { Task::Special(item) }
 }
 
 fn found_item(found: Found, dest: Dest, old: Option<Arc<Entry>>) -> Item {

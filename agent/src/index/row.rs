@@ -101,16 +101,16 @@ impl RowFacts {
 
 /// The facts a row of this entry would have, but for its number.
 pub fn facts_of(entry: &Entry) -> RowFacts {
-    let (kind, linked) = match &entry.body {
-        Body::Dir => (FileKind::Dir, false),
-        Body::File(file) => (FileKind::File, file.linked),
-        Body::Symlink(_) => (FileKind::Symlink, false),
-        Body::Fifo => (FileKind::Fifo, false),
+    let kind = match &entry.body {
+        Body::Dir => FileKind::Dir,
+        Body::File(_) => FileKind::File,
+        Body::Symlink(_) => FileKind::Symlink,
+        Body::Fifo => FileKind::Fifo,
     };
     RowFacts {
         kind,
         racy: entry.origin.racy,
-        linked,
+        linked: entry.linked,
         mode: entry.mode,
         uid: entry.uid,
         gid: entry.gid,
@@ -166,15 +166,15 @@ impl<'a> Row<'a> {
 
 /// Encodes a row.
 pub fn encode(entry: &Entry, dir_id: DirId) -> Result<Vec<u8>, proto::codec::CodecError> {
-    let (kind, linked) = match &entry.body {
-        Body::Dir => (0, false),
-        Body::File(file) => (1, file.linked),
-        Body::Symlink(_) => (2, false),
-        Body::Fifo => (3, false),
+    let kind = match &entry.body {
+        Body::Dir => 0,
+        Body::File(_) => 1,
+        Body::Symlink(_) => 2,
+        Body::Fifo => 3,
     };
     let origin = &entry.origin;
     let flags = (if origin.racy { RACY } else { 0 })
-        | (if linked { LINKED } else { 0 })
+        | (if entry.linked { LINKED } else { 0 })
         | (if origin.btime.is_some() { HAS_BTIME } else { 0 });
     let mut out = Vec::with_capacity(FACTS_BYTES + 128);
     out.extend_from_slice(&[kind, flags]);
