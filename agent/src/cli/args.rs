@@ -22,6 +22,92 @@ pub struct Cli {
 pub enum Command {
     /// Replicate a volume into a mirror: once, or again and again.
     Sync(SyncArgs),
+    /// Fill a directory or Docker volume from the last generation: verified, then swapped in as a whole.
+    Recover(RecoverArgs),
+    /// Compare the mirror, and with SRC the volume too, with what the last generation says of every path.
+    Verify(VerifyArgs),
+    /// Say what the mirror holds: generation, writer, age, quarantine. Works while a sync runs.
+    Status(StatusArgs),
+    /// Say everything that is known of one path.
+    Why(WhyArgs),
+    /// Say what a sync would do, and do nothing.
+    Plan(PlanArgs),
+}
+
+/// Options of `recover`.
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// The mirror.
+    #[arg(value_name = "DST")]
+    pub mirror: PathBuf,
+    /// What to fill: a directory, or docker:NAME. What is in it is kept beside it as NAME-backup-TIME.
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    /// Finish a generation that another installation sealed, and fence that one: only if it is gone for good.
+    #[arg(long)]
+    pub take_over: bool,
+    /// Keep setuid and setgid bits of files in a plain directory. In a Docker volume they are always kept.
+    #[arg(long)]
+    pub preserve_suid: bool,
+    /// How files are copied; auto takes io_uring where the kernel allows it.
+    #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
+    pub engine: EngineArg,
+    /// Files in flight at once.
+    #[arg(long, value_name = "N", default_value_t = 48, value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub in_flight: u16,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The mirror; or the volume (a directory, or docker:NAME) followed by the mirror.
+    #[arg(value_name = "[SRC] DST", num_args = 1..=2, required = true)]
+    pub places: Vec<String>,
+    /// How files are read; auto takes io_uring where the kernel allows it.
+    #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
+    pub engine: EngineArg,
+}
+
+/// Options of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The mirror.
+    #[arg(value_name = "DST")]
+    pub mirror: PathBuf,
+    /// List every path that is in quarantine or left out.
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Options of `why`.
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// The mirror.
+    #[arg(value_name = "DST")]
+    pub mirror: PathBuf,
+    /// The path, relative to the volume's root.
+    #[arg(value_name = "PATH")]
+    pub path: std::ffi::OsString,
+}
+
+/// Options of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The volume: a directory, or docker:NAME.
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// The mirror.
+    #[arg(value_name = "DST")]
+    pub mirror: PathBuf,
+    /// List everything, not only the beginning of each kind.
+    #[arg(long)]
+    pub all: bool,
+    /// Deletions up to this many entries are never halted.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub max_delete: u64,
+    /// Beyond that, deletions up to this share of all entries are not halted.
+    #[arg(long, value_name = "PERCENT", default_value_t = 25, value_parser = clap::value_parser!(u64).range(0..=100))]
+    pub max_delete_percent: u64,
 }
 
 /// Options of `sync`.

@@ -1,6 +1,7 @@
 //! What was typed, and what each command does with it.
 
 mod args;
+mod recover;
 mod source;
 mod sync;
 mod ui;
@@ -19,5 +20,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
     let ui = Ui::new(cli.json);
     match cli.command {
         args::Command::Sync(args) => sync::run(&args, &ui),
+        args::Command::Recover(args) => recover::run(&args, &ui),
+        args::Command::Verify(_) | args::Command::Status(_) | args::Command::Why(_) | args::Command::Plan(_) => todo!(),
     }
 }

@@ -103,3 +103,14 @@ pub fn bytes(n: u64) -> String {
 pub fn count(n: u64) -> String {
     indicatif::HumanCount(n).to_string()
 }
+
+/// A length of time as people say it.
+pub fn span(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
