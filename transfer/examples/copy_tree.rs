@@ -2,6 +2,7 @@
 //!
 //! `TO` must not exist. Directories are made on the fly and keep our own times: this measures the copying of files.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,9 +10,12 @@ use std::time::Instant;
 use sys::{Dir, EntryType, FileKind, WalkBuffer};
 use transfer::{CopyJob, Durability, Engine, Feed, How, Identity, Job, Next, Options, Outcome, Side, run};
 
-/// Walks depth first, one directory at a time, and hands out its files.
+/// Directories whose files are handed out by turns: creating names in one directory is one at a time.
+const SIDE_BY_SIDE: usize = 8;
+
+/// Walks depth first and hands out the files of a few directories by turns.
 struct Walk {
-    files: Vec<CopyJob>,
+    files: VecDeque<Vec<CopyJob>>,
     dirs: Vec<(Arc<Dir>, Arc<Dir>)>,
     buffer: WalkBuffer,
     durability: Durability,
@@ -20,7 +24,7 @@ struct Walk {
 
 impl Walk {
     fn enter(&mut self, from: Arc<Dir>, to: Arc<Dir>) {
-        let mut names = Vec::new();
+        let (mut names, mut files) = (Vec::new(), Vec::new());
         from.read(&mut self.buffer, |entry| names.push((entry.name.to_vec(), entry.kind)))
             .expect("read directory");
         for (name, kind) in names {
@@ -35,7 +39,7 @@ impl Walk {
                     if stat.kind != FileKind::File {
                         continue;
                     }
-                    self.files.push(CopyJob {
+                    files.push(CopyJob {
                         source: (from.clone(), name.as_slice().into()),
                         expect: Identity { ino: stat.ino, dev: stat.dev },
                         target: (to.clone(), name.into()),
@@ -46,20 +50,25 @@ impl Walk {
                 }
             }
         }
+        if !files.is_empty() {
+            self.files.push_back(files);
+        }
     }
 }
 
 impl Feed for Walk {
     fn next(&mut self) -> Next {
-        loop {
-            if let Some(job) = self.files.pop() {
-                return Next::Job(0, Job::Copy(Box::new(job)));
-            }
-            match self.dirs.pop() {
-                Some((from, to)) => self.enter(from, to),
-                None => return Next::End,
-            }
+        while self.files.len() < SIDE_BY_SIDE
+            && let Some((from, to)) = self.dirs.pop()
+        {
+            self.enter(from, to);
         }
+        let Some(mut files) = self.files.pop_front() else { return Next::End };
+        let Some(job) = files.pop() else { return Next::End };
+        if !files.is_empty() {
+            self.files.push_back(files);
+        }
+        Next::Job(0, Job::Copy(Box::new(job)))
     }
 
     fn done(&mut self, _: u64, outcome: Outcome) {
@@ -99,7 +108,7 @@ fn main() {
     std::fs::create_dir(to).expect("make TO");
     let open = |path: &str| Arc::new(Dir::open(Path::new(path)).expect("open"));
     let mut walk = Walk {
-        files: Vec::new(),
+        files: VecDeque::new(),
         dirs: vec![(open(from), open(to))],
         buffer: WalkBuffer::default(),
         durability,

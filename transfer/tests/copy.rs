@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 use common::{Place, engines, noise, read, run_jobs};
 use sys::Errno;
-use transfer::{ContentHash, CopyError, Durability, How, Job, Options, Outcome};
+use transfer::{ContentHash, CopyError, Durability, How, Job, Options, Outcome, Side};
 
 const MIB: usize = 1 << 20;
 
@@ -52,6 +52,42 @@ fn every_size_arrives_whole() {
             assert_eq!(copied.hash, hash_of(&source), "{engine:?}: hash of {name}");
             assert_eq!((copied.size, copied.bytes_sent), (*size as u64, *size as u64));
             assert!(!copied.stat_changed_during_copy);
+        }
+    }
+}
+
+#[test]
+fn every_pair_of_sides_copies_the_same() {
+    let sizes = [0, 1, 65536, 65537, 131072, 131073, 300_000, MIB, MIB + 1, 5 * MIB + 3];
+    for engine in engines() {
+        for (source, target) in [
+            (Side::Local, Side::Local),
+            (Side::MayHang, Side::Local),
+            (Side::Local, Side::MayHang),
+            (Side::MayHang, Side::MayHang),
+        ] {
+            let place = Place::new();
+            let options = Options { source, target, ..Options::default() };
+            for size in sizes {
+                place.put(&format!("f{size}"), &noise(size, size as u64 + 1));
+            }
+            let hole = std::fs::File::create(place.source_path("f9")).unwrap();
+            hole.set_len(9 * MIB as u64).unwrap();
+            hole.write_at(&noise(5000, 1), 7 * MIB as u64).unwrap();
+            let names: Vec<_> = sizes.iter().map(|size| format!("f{size}")).chain(["f9".into()]).collect();
+            let jobs = names.iter().map(|name| Job::Copy(Box::new(place.job(name, How::Whole)))).collect();
+            let outcomes = run_jobs(engine, &options, jobs);
+            for (index, name) in names.iter().enumerate() {
+                let Some(Outcome::Copied(Ok(copied))) = outcomes.get(&(index as u64)) else {
+                    panic!("{engine:?}, {source:?} to {target:?}: {name} was not copied");
+                };
+                let bytes = read(&place.source_path(name));
+                assert!(
+                    read(&place.target_path(name)) == bytes,
+                    "{engine:?}, {source:?} to {target:?}: {name}"
+                );
+                assert_eq!(copied.hash, hash_of(&bytes), "{engine:?}, {source:?} to {target:?}: {name}");
+            }
         }
     }
 }

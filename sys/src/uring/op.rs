@@ -116,8 +116,8 @@ impl Request {
     ///
     /// The entry points into the heap memory of what is kept. Ranges are clamped to the buffer here, so that no
     /// caller can make the kernel reach beyond it.
-    pub(super) fn into_entry(self) -> (squeue::Entry, Parked) {
-        let entry = match &self {
+    pub(super) fn into_entry(mut self) -> (squeue::Entry, Parked) {
+        let entry = match &mut self {
             Request::Create { dir, name, mode } => opcode::OpenAt::new(raw(dir.as_ref()), name.as_ptr())
                 .flags(libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC)
                 .mode(*mode)
@@ -125,8 +125,7 @@ impl Request {
             Request::Read { fd, buffer, at, len, offset } => {
                 let (at, len) = clamp(buffer, *at, *len);
                 // The kernel writes through this pointer while the ring alone owns the buffer.
-                let memory = buffer[at..].as_ptr().cast_mut();
-                opcode::Read::new(raw(fd.as_ref()), memory, len).offset(*offset).build()
+                opcode::Read::new(raw(fd.as_ref()), buffer[at..].as_mut_ptr(), len).offset(*offset).build()
             }
             Request::Write { fd, buffer, at, len, offset } => {
                 let (at, len) = clamp(buffer, *at, *len);
@@ -134,7 +133,7 @@ impl Request {
             }
             Request::Sync { fd } => opcode::Fsync::new(raw(fd.as_ref())).build(),
             Request::Truncate { fd, size } => opcode::Ftruncate::new(raw(fd.as_ref()), *size).build(),
-            Request::Close { fd } => opcode::Close::new(raw(fd)).build(),
+            Request::Close { fd } => opcode::Close::new(raw(&*fd)).build(),
         };
         match self {
             Request::Close { fd } => {

