@@ -204,7 +204,8 @@ impl Call {
                     .map(|n| n.to_le_bytes().to_vec())
             }
             Call::Append(path, len) => {
-                let file = open(path, OFlags::WRONLY | OFlags::APPEND)?;
+                // Not WRONLY: a FIFO then asks for a reader, and a process forked by another test may hold one.
+                let file = open(path, OFlags::RDWR | OFlags::APPEND)?;
                 // A FIFO would take what fits its buffer, which is not the filesystem's business.
                 rustix::fs::seek(&file, SeekFrom::Current(0))?;
                 rustix::io::write(file, &fill(*len)).map(|n| n.to_le_bytes().to_vec())
