@@ -63,7 +63,9 @@ pub enum Error {
     #[error("{0}")]
     LedgerState(String),
     /// Another writer took the lane over: this one must not touch the mirror again.
-    #[error("this writer of epoch {ours} was replaced by {host} (epoch {theirs}): the lane is written there now")]
+    #[error(
+        "this writer of epoch {ours} was replaced by {host} (epoch {theirs}): the lane is written there now"
+    )]
     Fenced {
         /// Our epoch.
         ours: Epoch,
@@ -101,7 +103,9 @@ pub enum Error {
         lane: String,
     },
     /// Another lane lies where this host remembers one.
-    #[error("{mirror} holds lane {found}, where this host remembers lane {expected}: is the right volume mounted?")]
+    #[error(
+        "{mirror} holds lane {found}, where this host remembers lane {expected}: is the right volume mounted?"
+    )]
     WrongLane {
         /// The mirror's path.
         mirror: String,
@@ -111,7 +115,9 @@ pub enum Error {
         found: String,
     },
     /// Nothing was ever replicated to this mirror.
-    #[error("{mirror}: no ledger of tidegate lies beside it; nothing was ever replicated there, or it is not mounted")]
+    #[error(
+        "{mirror}: no ledger of tidegate lies beside it; nothing was ever replicated there, or it is not mounted"
+    )]
     NoLedger {
         /// The mirror's path.
         mirror: String,
@@ -184,9 +190,11 @@ impl Error {
             }
             Self::BadPath { .. } => Exit::Usage,
             Self::Mirror { source, .. } if unusable(source.errno) => Exit::MirrorUnusable,
-            Self::Fenced { .. } | Self::OwnedByOther { .. } | Self::GenerationTaken(_) | Self::Guard(_) | Self::Unpublished { .. } => {
-                Exit::Halted
-            }
+            Self::Fenced { .. }
+            | Self::OwnedByOther { .. }
+            | Self::GenerationTaken(_)
+            | Self::Guard(_)
+            | Self::Unpublished { .. } => Exit::Halted,
             Self::Mirror { .. }
             | Self::Volume { .. }
             | Self::LedgerFile { .. }

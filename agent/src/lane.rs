@@ -199,7 +199,7 @@ impl Drop for Lane {
 const BATCH: usize = 4096;
 
 /// Applies a whole log to the index and commits it.
-fn apply(index: &Index, log: &LocalLog) -> Result<()> {
+pub(crate) fn apply(index: &Index, log: &LocalLog) -> Result<()> {
     let volume = match log.header.volume {
         // A barrier record speaks of no volume: the facts stay those of the last one.
         (0, None) => index.view()?.position().volume,

@@ -45,7 +45,24 @@ impl StateDir {
     /// # Errors
     /// [`Error::State`] with the path.
     pub fn open() -> Result<Self> {
-        let path = match std::env::var_os("TIDEGATE_STATE_DIR").filter(|dir| !dir.is_empty()) {
+        Self::at(&Self::place()?)
+    }
+
+    /// Opens the state directory if there is one, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`StateDir::open`].
+    pub fn look() -> Result<Option<Self>> {
+        let path = Self::place()?;
+        if !path.join("node").try_exists().map_err(on_state("look for", &path))? {
+            return Ok(None);
+        }
+        let node = node_id(&path.join("node"))?;
+        Ok(Some(Self { path, node }))
+    }
+
+    fn place() -> Result<PathBuf> {
+        Ok(match std::env::var_os("TIDEGATE_STATE_DIR").filter(|dir| !dir.is_empty()) {
             Some(dir) => PathBuf::from(dir),
             None if sys::host::effective_owner().0 == 0 => PathBuf::from("/var/lib/tidegate"),
             None => match (std::env::var_os("XDG_STATE_HOME"), std::env::var_os("HOME")) {
@@ -58,8 +75,7 @@ impl StateDir {
                     });
                 }
             },
-        };
-        Self::at(&path)
+        })
     }
 
     /// Opens or makes the state directory at `path`.
@@ -122,6 +138,14 @@ impl StateDir {
         let path = self.path.join("lanes").join(lane.to_string());
         make_private(&path)?;
         Ok(LaneDir { path })
+    }
+}
+
+impl StateDir {
+    /// The directory of a lane, if this host has worked on it.
+    pub fn existing_lane(&self, lane: LaneId) -> Option<LaneDir> {
+        let path = self.path.join("lanes").join(lane.to_string());
+        path.is_dir().then_some(LaneDir { path })
     }
 }
 

@@ -28,9 +28,9 @@ impl Volume {
         let refused = |why: String| Error::Volume { path: given.to_owned(), why };
         let root = Dir::open(path).map_err(|e| match e.errno {
             sys::Errno::NOENT => refused("does not exist".to_owned()),
-            sys::Errno::NOTDIR | sys::Errno::LOOP => refused(
-                "is not a directory, or is a symlink: name the directory itself".to_owned(),
-            ),
+            sys::Errno::NOTDIR | sys::Errno::LOOP => {
+                refused("is not a directory, or is a symlink: name the directory itself".to_owned())
+            }
             _ => refused(e.to_string()),
         })?;
         let stat = root.stat_self().map_err(|e| refused(e.to_string()))?;
@@ -49,7 +49,9 @@ impl Volume {
     pub fn still_there(&self) -> Result<()> {
         let now = Dir::open(&self.path).and_then(|dir| dir.stat_self());
         match now {
-            Ok(now) if (now.ino, now.dev, now.mount) == (self.stat.ino, self.stat.dev, self.stat.mount) => Ok(()),
+            Ok(now) if (now.ino, now.dev, now.mount) == (self.stat.ino, self.stat.dev, self.stat.mount) => {
+                Ok(())
+            }
             Ok(_) => Err(Error::Guard(format!(
                 "{} is not the directory it was when this run began (replaced, or something was mounted or \
                  unmounted there): nothing was changed in the mirror. Check it and run the command again",

@@ -94,9 +94,7 @@ pub fn make_special(
         _ => Body::Fifo,
     };
     let made = match make(&body) {
-        Err(e) if e.errno == Errno::EXIST && leftover => {
-            dir.remove_tree(name).and_then(|_| make(&body))
-        }
+        Err(e) if e.errno == Errno::EXIST && leftover => dir.remove_tree(name).and_then(|_| make(&body)),
         other => other,
     };
     made.map_err(ActError::Target)?;

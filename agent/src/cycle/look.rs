@@ -148,10 +148,11 @@ struct Queue {
 /// # Errors
 /// [`Error::Index`]; what goes wrong in the volume becomes a refusal of the path.
 pub fn look(view: &View, start: Start, threads: usize) -> Result<Changes> {
-    let mount = start.dir.stat_self().map(|stat| (stat.mount, stat.dev)).map_err(|e| Error::Volume {
-        path: start.path.to_string(),
-        why: e.to_string(),
-    })?;
+    let mount = start
+        .dir
+        .stat_self()
+        .map(|stat| (stat.mount, stat.dev))
+        .map_err(|e| Error::Volume { path: start.path.to_string(), why: e.to_string() })?;
     let first = Task { parent: start.dir, name: None, path: start.path, old: start.old, id: start.id };
     let queue = Mutex::new(Queue { tasks: vec![first], busy: 0, failed: None });
     let more = Condvar::new();
@@ -347,7 +348,11 @@ pub fn unreadable(path: &RelPath, what: &str, error: &SysError) -> Refusal {
     Refusal {
         path: path.clone(),
         class: if crossed { ExceptionClass::LeftOut } else { ExceptionClass::Quarantined },
-        reason: if crossed { "another file system is mounted here".to_owned() } else { format!("{what}: {error}") },
+        reason: if crossed {
+            "another file system is mounted here".to_owned()
+        } else {
+            format!("{what}: {error}")
+        },
         errno: error.errno.raw_os_error(),
     }
 }

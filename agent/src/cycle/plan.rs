@@ -51,7 +51,13 @@ impl Plan {
     ///
     /// # Errors
     /// [`crate::Error::Index`].
-    pub fn make(view: &View, root: &Arc<Dir>, changes: Changes, limit: &DeletionLimit, threads: usize) -> Result<Self> {
+    pub fn make(
+        view: &View,
+        root: &Arc<Dir>,
+        changes: Changes,
+        limit: &DeletionLimit,
+        threads: usize,
+    ) -> Result<Self> {
         let mut renames = Renames { view, root, threads, known: HashMap::new(), claimed: HashSet::new() };
         let (mut changes, moves) = renames.find(changes)?;
         changes.missing.retain(|missing| !renames.claimed.contains(&missing.old));

@@ -147,7 +147,8 @@ impl Cycle<'_> {
         let halted = plan.halted.clone();
         let deleted = plan.deleted_entries;
         let deletes: Vec<RelPath> = plan.deletes.iter().map(|m| m.old.clone()).collect();
-        let dirs: Vec<(RelPath, RelPath)> = plan.dirs.iter().map(|d| (d.path.clone(), d.old.clone())).collect();
+        let dirs: Vec<(RelPath, RelPath)> =
+            plan.dirs.iter().map(|d| (d.path.clone(), d.old.clone())).collect();
         let seen = plan.rest.fingerprint;
         let nothing = plan.is_empty() && plan.rest.links_unchanged() && !self.options.full;
 
@@ -341,7 +342,8 @@ impl Cycle<'_> {
             })
             .collect();
         let mut touched: HashSet<RelPath> = HashSet::new();
-        touched.extend(staged.installed.iter().filter_map(|path| path.split_last().map(|(parent, _)| parent)));
+        touched
+            .extend(staged.installed.iter().filter_map(|path| path.split_last().map(|(parent, _)| parent)));
         for (old, _) in &outs.list {
             if let Some((parent, _)) = old.split_last()
                 && let Some(new) = relocate(&parent, &moved, &outs.list)
@@ -484,7 +486,11 @@ impl Cycle<'_> {
 /// # Errors
 /// As [`Cycle::run`].
 pub fn preview(view: &View, volume: &Volume, options: &CycleOptions) -> Result<Plan> {
-    if view.position().generation == Generation(0) { Ok(whole(volume)) } else { make_plan(view, volume, options) }
+    if view.position().generation == Generation(0) {
+        Ok(whole(volume))
+    } else {
+        make_plan(view, volume, options)
+    }
 }
 
 /// The plan of a first copy: the root is a new directory.
@@ -497,7 +503,8 @@ fn make_plan(view: &View, volume: &Volume, options: &CycleOptions) -> Result<Pla
     let start = Start { dir: volume.root.clone(), path: RelPath::root(), old: RelPath::root(), id: ROOT };
     let mut changes: Changes = look::look(view, start, options.walkers)?;
     let root: Arc<Dir> = volume.root.clone();
-    let stat = root.stat_self().map_err(|e| Error::Volume { path: volume.given.clone(), why: e.to_string() })?;
+    let stat =
+        root.stat_self().map_err(|e| Error::Volume { path: volume.given.clone(), why: e.to_string() })?;
     let is_same = match view.entry(&RelPath::root())? {
         Some(entry) => {
             let facts = crate::index::facts_of(&entry);
@@ -512,7 +519,11 @@ fn make_plan(view: &View, volume: &Volume, options: &CycleOptions) -> Result<Pla
 }
 
 /// Where an old path is in the new generation; nothing if it is gone.
-fn relocate(old: &RelPath, moved: &BTreeMap<RelPath, RelPath>, outs: &[(RelPath, Leaves)]) -> Option<RelPath> {
+fn relocate(
+    old: &RelPath,
+    moved: &BTreeMap<RelPath, RelPath>,
+    outs: &[(RelPath, Leaves)],
+) -> Option<RelPath> {
     let nearest_move =
         moved.iter().filter(|(from, _)| old.is_within(from)).max_by_key(|(from, _)| from.depth());
     let nearest_trash = outs

@@ -428,7 +428,8 @@ impl<'a> Stager<'a> {
             Task::Open(item) => {
                 let (source, target) = (self.source(&item)?, self.target(&item));
                 let leftover = self.resume.is_active();
-                let call = move || -> Box<dyn Any + Send> { Box::new(acts::open_tree(&source, &target, leftover)) };
+                let call =
+                    move || -> Box<dyn Any + Send> { Box::new(acts::open_tree(&source, &target, leftover)) };
                 (Doing::Open(item), Job::Call(Box::new(call)))
             }
             Task::File(item) => {
@@ -703,7 +704,8 @@ impl<'a> Stager<'a> {
         }
         // Directories first into the stack, so that files of this directory come out before them and the
         // number of open directories stays near the depth of the tree.
-        let (dirs, files): (Vec<_>, Vec<_>) = children.into_iter().partition(|c| c.stat.kind == FileKind::Dir);
+        let (dirs, files): (Vec<_>, Vec<_>) =
+            children.into_iter().partition(|c| c.stat.kind == FileKind::Dir);
         for child in dirs.into_iter().chain(files) {
             self.add(child);
         }
@@ -800,7 +802,8 @@ impl<'a> Stager<'a> {
         if error.is_gone() || [sys::Errno::NOTDIR, sys::Errno::LOOP].contains(&error.errno) {
             return self.vanished(item);
         }
-        let what = if item.stat.kind == FileKind::Dir { "directory cannot be read" } else { "cannot be read" };
+        let what =
+            if item.stat.kind == FileKind::Dir { "directory cannot be read" } else { "cannot be read" };
         self.staged.exceptions.refuse(super::look::unreadable(&item.path, what, error));
         self.drop_item(item);
     }
@@ -903,6 +906,7 @@ fn found_item(found: Found, dest: Dest, old: Option<Arc<Entry>>) -> Item {
 
 /// How much of a directory has to be set, given what the mirror has.
 pub fn dir_work(entry: &Entry, was: &Entry) -> proto::DirWork {
-    let same = entry.mode == was.mode && entry.uid == was.uid && entry.gid == was.gid && entry.xattrs == was.xattrs;
+    let same =
+        entry.mode == was.mode && entry.uid == was.uid && entry.gid == was.gid && entry.xattrs == was.xattrs;
     if same { proto::DirWork::Times } else { proto::DirWork::All }
 }

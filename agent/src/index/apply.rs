@@ -6,9 +6,7 @@ use proto::{Body, Entry, ExceptionClass, Generation, Op, RelPath, Totals};
 use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::row::{DirId, ROOT, Row, RowFacts, encode};
-use super::store::{
-    ENTRIES, EXCEPTIONS, Index, IndexError, POSITION, POSITION_KEY, Position, key, store,
-};
+use super::store::{ENTRIES, EXCEPTIONS, Index, IndexError, POSITION, POSITION_KEY, Position, key, store};
 
 /// One log being applied. Dropped without [`Applying::commit`], it leaves the index as it was.
 pub struct Applying {
@@ -195,7 +193,8 @@ impl Tables<'_, '_> {
         let key = self.row_key(path)?;
         // Numbers below a path that leaves its place are resolved anew.
         self.known.clear();
-        let row = self.entries.remove(key.as_slice()).map_err(store("write"))?.map(|row| row.value().to_vec());
+        let row =
+            self.entries.remove(key.as_slice()).map_err(store("write"))?.map(|row| row.value().to_vec());
         row.ok_or_else(|| IndexError::Diverged { path: path.clone(), generation: self.position.generation })
     }
 
@@ -242,9 +241,7 @@ impl Tables<'_, '_> {
             for (kind, size) in gone {
                 self.count(kind, size, -1, false);
             }
-            self.entries
-                .retain_in(from.as_slice()..to.as_slice(), |_, _| false)
-                .map_err(store("write"))?;
+            self.entries.retain_in(from.as_slice()..to.as_slice(), |_, _| false).map_err(store("write"))?;
         }
         Ok(())
     }
@@ -273,7 +270,8 @@ impl Tables<'_, '_> {
     }
 
     fn unexcept(&mut self, path: &RelPath) -> Result<(), IndexError> {
-        let old = self.exceptions.remove(path.as_bytes()).map_err(store("write"))?.map(|v| v.value().to_vec());
+        let old =
+            self.exceptions.remove(path.as_bytes()).map_err(store("write"))?.map(|v| v.value().to_vec());
         if let Some(old) = old.and_then(|bytes| proto::codec::decode::<proto::Exception>(&bytes).ok()) {
             let count = self.class(old.class);
             *count = count.saturating_sub(1);

@@ -33,7 +33,8 @@ impl Ledger {
         let name = names::epoch(newest);
         let file = || format!("epoch/{newest}");
         let bytes = read_small(&self.epochs, &name).map_err(on_mirror(act))?;
-        let bytes = bytes.ok_or_else(|| Error::LedgerState(format!("{} vanished from the ledger", file())))?;
+        let bytes =
+            bytes.ok_or_else(|| Error::LedgerState(format!("{} vanished from the ledger", file())))?;
         let record: EpochRecord = frame::decode_file(FrameKind::Epoch, &bytes)
             .map_err(|source| Error::LedgerFile { file: file(), source })?;
         Ok(Some(record))

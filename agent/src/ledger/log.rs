@@ -55,13 +55,18 @@ impl LogFile {
     ///
     /// # Errors
     /// [`Error::State`].
-    pub fn finish(mut self, cut: Cut, totals: Totals, halted: Option<String>, sealed: Time) -> Result<LocalLog> {
+    pub fn finish(
+        mut self,
+        cut: Cut,
+        totals: Totals,
+        halted: Option<String>,
+        sealed: Time,
+    ) -> Result<LocalLog> {
         let writer = std::mem::replace(
             &mut self.writer,
             LogWriter::start(&self.header, &mut Vec::new()).map_err(too_large)?,
         );
-        let trailer =
-            writer.finish(cut, totals, halted, sealed, &mut self.buffer).map_err(too_large)?;
+        let trailer = writer.finish(cut, totals, halted, sealed, &mut self.buffer).map_err(too_large)?;
         self.drain()?;
         Ok(LocalLog { path: self.path, header: self.header, trailer })
     }
@@ -198,7 +203,8 @@ fn copy_out(path: &Path, to: &std::os::fd::OwnedFd, object: &[u8]) -> Result<()>
         if n == 0 {
             return Ok(());
         }
-        sys::file::write_at(to, &piece[..n], offset, object).map_err(on_mirror(|| "write the redo log".to_owned()))?;
+        sys::file::write_at(to, &piece[..n], offset, object)
+            .map_err(on_mirror(|| "write the redo log".to_owned()))?;
         offset += n as u64;
     }
 }

@@ -117,7 +117,10 @@ impl<'a> MirrorDirs<'a> {
     ///
     /// # Errors
     /// As [`MirrorDirs::dir`]; `EBUSY` for the root of a mirror that is the root of its mount.
-    pub fn parent<'p>(&mut self, path: &'p RelPath) -> Result<(Arc<Dir>, std::borrow::Cow<'p, [u8]>), SysError> {
+    pub fn parent<'p>(
+        &mut self,
+        path: &'p RelPath,
+    ) -> Result<(Arc<Dir>, std::borrow::Cow<'p, [u8]>), SysError> {
         let Some((parent, _)) = path.split_last() else {
             let (held, name) = self.root.place();
             let name = name.ok_or_else(|| SysError::new("replace mount root", b".", Errno::BUSY))?;

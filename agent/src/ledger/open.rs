@@ -34,7 +34,8 @@ impl Ledger {
         let Some(dir) = open_ledger_dir(&root).map_err(on_mirror(|| "open the ledger".to_owned()))? else {
             return Ok(Err(root));
         };
-        let Some(bytes) = read_small(&dir, names::LANE).map_err(on_mirror(|| "read the lane's identity".to_owned()))?
+        let Some(bytes) =
+            read_small(&dir, names::LANE).map_err(on_mirror(|| "read the lane's identity".to_owned()))?
         else {
             // Made a moment ago by a process that was killed before the identity was linked: nothing in it yet.
             return Ok(Err(root));
@@ -45,8 +46,10 @@ impl Ledger {
     }
 
     fn open(root: MirrorRoot, dir: Dir, lane: LaneRecord) -> Result<Self> {
-        let commit = dir.open_dir(names::COMMIT).map_err(on_mirror(|| "open commit/ of the ledger".to_owned()))?;
-        let epochs = dir.open_dir(names::EPOCH).map_err(on_mirror(|| "open epoch/ of the ledger".to_owned()))?;
+        let commit =
+            dir.open_dir(names::COMMIT).map_err(on_mirror(|| "open commit/ of the ledger".to_owned()))?;
+        let epochs =
+            dir.open_dir(names::EPOCH).map_err(on_mirror(|| "open epoch/ of the ledger".to_owned()))?;
         Ok(Self { root, lane, dir: Arc::new(dir), commit, epochs })
     }
 
@@ -94,7 +97,8 @@ impl Ledger {
         match link_new(&dir, &dir, names::LANE, &bytes) {
             Ok(()) => Self::open(root, dir, lane),
             Err(e) if e.errno == Errno::EXIST => Err(Error::Guard(
-                "another process made this lane's ledger at the same moment; run the command again".to_owned(),
+                "another process made this lane's ledger at the same moment; run the command again"
+                    .to_owned(),
             )),
             Err(e) => Err(on_mirror(act)(e)),
         }

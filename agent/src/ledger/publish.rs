@@ -121,12 +121,18 @@ impl Publisher<'_> {
         let moves = work.outs.iter().any(|(_, to)| matches!(to, Leaves::Stage(_)));
         let marker = names::outs_done(self.generation);
         let act = || "mark the outs as done".to_owned();
-        if moves && self.mode == Publish::Again && self.tenure.stage.exists(&marker).map_err(on_mirror(act))? {
+        if moves
+            && self.mode == Publish::Again
+            && self.tenure.stage.exists(&marker).map_err(on_mirror(act))?
+        {
             return Ok(());
         }
-        by_depth(&mut work.outs, |(path, _)| path, Order::DeepestFirst, |level| {
-            parallel(level, |dirs, (path, to)| self.out(dirs, path, *to), self.ledger)
-        })?;
+        by_depth(
+            &mut work.outs,
+            |(path, _)| path,
+            Order::DeepestFirst,
+            |level| parallel(level, |dirs, (path, to)| self.out(dirs, path, *to), self.ledger),
+        )?;
         if moves {
             match write_small(&self.tenure.stage, &marker, b"") {
                 Err(e) if e.errno != Errno::EXIST => return Err(self.failed(e, act())),
@@ -159,9 +165,12 @@ impl Publisher<'_> {
     }
 
     fn installs(&self, work: &mut Work) -> Result<()> {
-        by_depth(&mut work.installs, |(path, ..)| path, Order::OutermostFirst, |level| {
-            parallel(level, |dirs, (path, staged, _)| self.install(dirs, path, *staged), self.ledger)
-        })
+        by_depth(
+            &mut work.installs,
+            |(path, ..)| path,
+            Order::OutermostFirst,
+            |level| parallel(level, |dirs, (path, staged, _)| self.install(dirs, path, *staged), self.ledger),
+        )
     }
 
     fn install(&self, dirs: &mut MirrorDirs<'_>, path: &RelPath, staged: StagedName) -> Result<()> {
@@ -238,7 +247,8 @@ impl Publisher<'_> {
         };
         let bytes = frame::encode_file(FrameKind::Head, &head)
             .map_err(|source| Error::LedgerFile { file: "HEAD".to_owned(), source })?;
-        let tmp = format!("head.{}.{:016x}", self.generation, u64::from_le_bytes(sys::host::random())).into_bytes();
+        let tmp =
+            format!("head.{}.{:016x}", self.generation, u64::from_le_bytes(sys::host::random())).into_bytes();
         let moved = write_small(&self.tenure.stage, &tmp, &bytes)
             .and_then(|()| self.tenure.stage.rename(&tmp, &self.ledger.dir, names::HEAD));
         if let Err(e) = moved {
@@ -343,12 +353,13 @@ fn parallel<T: Sync>(
     };
     std::thread::scope(|scope| {
         let run = &run;
-        let workers: Vec<_> =
-            items.chunks(items.len().div_ceil(threads)).map(|items| scope.spawn(move || run(items))).collect();
+        let workers: Vec<_> = items
+            .chunks(items.len().div_ceil(threads))
+            .map(|items| scope.spawn(move || run(items)))
+            .collect();
         workers.into_iter().fold(Ok(()), |result, worker| {
             let this = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             result.and(this)
         })
     })
 }
-

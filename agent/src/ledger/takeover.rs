@@ -18,14 +18,26 @@ use crate::error::{Error, Result, on_mirror};
 /// # Errors
 /// [`Error::Guard`] when somebody else claims at the same moment; [`Error::Mirror`]: run it again, it goes on
 /// where it stopped.
-pub fn take_over(ledger: &Ledger, node: NodeId, host: &str, scratch: &Path, now: proto::Time) -> Result<Tenure> {
+pub fn take_over(
+    ledger: &Ledger,
+    node: NodeId,
+    host: &str,
+    scratch: &Path,
+    now: proto::Time,
+) -> Result<Tenure> {
     let epoch = ledger.newest_epoch()?.map_or(Epoch(1), |newest| newest.epoch.next());
     ledger.claim(epoch, node, host, now)?;
     settle(ledger, epoch, node, scratch, now)
 }
 
 /// Does what follows a claim; repeated when a crash came between.
-pub fn settle(ledger: &Ledger, epoch: Epoch, node: NodeId, scratch: &Path, now: proto::Time) -> Result<Tenure> {
+pub fn settle(
+    ledger: &Ledger,
+    epoch: Epoch,
+    node: NodeId,
+    scratch: &Path,
+    now: proto::Time,
+) -> Result<Tenure> {
     let head = roll_forward(ledger, scratch, now)?;
     let tenure = ledger.tenure(epoch)?;
     let older = older_working(ledger, epoch)?;
@@ -141,10 +153,14 @@ fn put_back(
     Ok(())
 }
 
-fn put_one_back(from: &Dir, name: StagedName, parent: &Dir, leaf: &[u8]) -> std::result::Result<(), sys::SysError> {
+fn put_one_back(
+    from: &Dir,
+    name: StagedName,
+    parent: &Dir,
+    leaf: &[u8],
+) -> std::result::Result<(), sys::SysError> {
     match from.rename(&names::staged(name), parent, leaf) {
         Err(e) if e.is_gone() => Ok(()),
         other => other,
     }
 }
-

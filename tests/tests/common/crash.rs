@@ -29,7 +29,8 @@ impl Bench {
         site.options.in_flight = 1;
         std::fs::create_dir(&site.volume).unwrap();
         disk.snapshot("empty").unwrap();
-        std::fs::create_dir(&site.state).unwrap();
+        // Who we are outlives everything else on the local disk.
+        agent::state::StateDir::at(&site.state).unwrap();
         let bench = Self { disk, site, dir };
         bench.save_state("empty");
         first(&bench.site.volume);

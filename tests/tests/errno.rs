@@ -1,0 +1,118 @@
+//! Every write-side call of a sync fails once, with each errno: never a wrong generation, never a false success.
+//!
+//! borgbackup #9853 is the story behind it: ENOSPC during a create ended with exit code 0 and a corrupt archive.
+//! Here every mutating call, and every close, of a small sync answers in turn with EIO, ENOSPC, EDQUOT, ENOTCONN,
+//! ESTALE, EROFS and EINTR, and every write is cut short.
+//!
+//! Fails on a weakened build: ignore the result of `sys::file::close` or `sync` in the copy engine or in
+//! `write_small`, or treat a short write as a whole one.
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use common::crash::{Bench, chain};
+use harness::faultfs::{Action, Match, Op, Rule};
+use harness::gate::{Need, require};
+
+fn first(volume: &Path) {
+    for dir in ["jobs", "jobs/a", "gone"] {
+        std::fs::create_dir(volume.join(dir)).unwrap();
+    }
+    for (path, content) in
+        [("jobs/a/log", "started"), ("gone/file", "soon"), ("top", "level"), ("mode", "0644")]
+    {
+        std::fs::write(volume.join(path), content).unwrap();
+    }
+}
+
+fn then(volume: &Path) {
+    let at = |path: &str| volume.join(path);
+    std::fs::rename(at("jobs/a"), at("jobs/b")).unwrap();
+    std::fs::write(at("jobs/b/log"), "started, finished").unwrap();
+    std::fs::remove_dir_all(at("gone")).unwrap();
+    std::fs::create_dir(at("new")).unwrap();
+    std::fs::write(at("new/file"), vec![9; 300_000]).unwrap();
+    std::fs::hard_link(at("top"), at("new/top-too")).unwrap();
+    std::os::unix::fs::symlink("nowhere", at("new/link")).unwrap();
+    std::fs::set_permissions(at("mode"), PermissionsExt::from_mode(0o4600)).unwrap();
+    std::fs::set_permissions(at("jobs"), PermissionsExt::from_mode(0o711)).unwrap();
+}
+
+#[test]
+fn every_write_side_call_with_every_errno() {
+    if !require(&[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let bench = Bench::new(first, then);
+    let points = bench.points("one");
+    bench.rewind("one");
+    bench.disk.clear_trace().unwrap();
+    bench.site.sync().unwrap();
+    let counts = bench.disk.counts().unwrap();
+    let of = |op: Op| counts.get(&op).copied().unwrap_or(0);
+    let errnos =
+        [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::ENOTCONN, libc::ESTALE, libc::EROFS, libc::EINTR];
+    let mut cases = Vec::new();
+    for errno in errnos {
+        cases.extend((1..=points).map(|nth| (Match::Mutating, nth, Action::Fail(errno))));
+        cases.extend((1..=of(Op::Flush)).map(|nth| (Match::Op(Op::Flush), nth, Action::Fail(errno))));
+    }
+    for nth in 1..=of(Op::Write) {
+        cases.extend([0, 1, 100].map(|bytes| (Match::Op(Op::Write), nth, Action::Short(bytes))));
+    }
+    assert!(cases.len() > 300, "{} cases", cases.len());
+    let (mut failed, mut done) = (0, 0);
+    for (op, nth, action) in cases {
+        let at = format!("{op:?} number {nth}: {action:?}");
+        bench.rewind("one");
+        bench.disk.clear_trace().unwrap();
+        let every = matches!(action, Action::Fail(libc::ESTALE));
+        bench.disk.inject(Rule { op, path_contains: None, nth, every, action }).unwrap();
+        let result = bench.site.sync();
+        bench.disk.clear_faults().unwrap();
+        match result {
+            Ok(report) => {
+                done += 1;
+                assert_eq!(
+                    report.totals.quarantined, 0,
+                    "{at}: a failure of the mirror was blamed on the volume"
+                );
+                // Done means done: nobody has to come and roll forward.
+                bench.assert_equals("two", &at);
+            }
+            Err(e) => {
+                failed += 1;
+                assert_ne!(e.exit() as u8, 0, "{at}");
+                bench.held(&at);
+            }
+        }
+        bench.site.sync().unwrap_or_else(|e| panic!("{at}: next sync: {}", chain(&e)));
+        bench.assert_equals("two", &format!("{at}, next sync"));
+    }
+    eprintln!("{failed} syncs failed, {done} succeeded in spite of it");
+    assert!(failed > done, "{failed} failed, {done} did not: the faults do not reach the product");
+}
+
+/// The volume is full from the first byte on, then half way through: not sealed, and nothing is lost when there
+/// is room again.
+#[test]
+fn a_full_mirror_is_never_sealed() {
+    if !require(&[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let bench = Bench::new(first, then);
+    for room in [0, 1000, 100_000, 290_000] {
+        bench.rewind("one");
+        let used = bench.disk.status().unwrap().stored;
+        bench.disk.full(Some(used + room)).unwrap();
+        let at = format!("room for {room} bytes");
+        let error = bench.site.sync().expect_err(&at);
+        assert!(chain(&error).contains("No space left"), "{at}: {}", chain(&error));
+        bench.disk.full(None).unwrap();
+        assert_eq!(bench.held(&at), 1, "{at}");
+        bench.site.sync().unwrap();
+        bench.assert_equals("two", &at);
+    }
+}
