@@ -9,6 +9,7 @@ pub mod cli;
 pub mod cycle;
 pub mod lane;
 pub mod ledger;
+pub mod peek;
 pub mod recover;
 pub mod state;
 pub mod volume;

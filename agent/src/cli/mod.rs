@@ -1,10 +1,13 @@
 //! What was typed, and what each command does with it.
 
 mod args;
+mod plan;
 mod recover;
 mod source;
+mod status;
 mod sync;
 mod ui;
+mod why;
 
 pub use args::Cli;
 pub use source::open_volume;
@@ -21,6 +24,9 @@ pub fn run(cli: Cli) -> Result<Exit> {
     match cli.command {
         args::Command::Sync(args) => sync::run(&args, &ui),
         args::Command::Recover(args) => recover::run(&args, &ui),
-        args::Command::Verify(_) | args::Command::Status(_) | args::Command::Why(_) | args::Command::Plan(_) => todo!(),
+        args::Command::Status(args) => status::run(&args, &ui),
+        args::Command::Why(args) => why::run(&args, &ui),
+        args::Command::Plan(args) => plan::run(&args, &ui),
+        args::Command::Verify(_) => todo!(),
     }
 }

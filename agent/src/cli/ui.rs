@@ -114,3 +114,12 @@ pub fn span(seconds: i64) -> String {
         _ => format!("{} days", seconds / 86_400),
     }
 }
+
+/// A point in time as people read it, in UTC.
+pub fn when(time: proto::Time) -> String {
+    match jiff::Timestamp::new(time.sec, time.nsec.try_into().unwrap_or(0)) {
+        Ok(time) => time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        // Files may carry times that no calendar has.
+        Err(_) => format!("{}.{:09} s", time.sec, time.nsec),
+    }
+}
