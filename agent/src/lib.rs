@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod peek;
 pub mod recover;
 pub mod state;
+pub mod verify;
 pub mod volume;
 
 pub use error::{Error, Exit, Result};

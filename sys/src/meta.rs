@@ -33,6 +33,13 @@ pub const XATTR_BYTES_MAX: usize = 64 << 10;
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
+/// True unless the file system says that it keeps no ACLs (`EOPNOTSUPP`), as a GlusterFS mount without `acl` does.
+pub fn keeps_acls(fd: BorrowedFd<'_>) -> bool {
+    // Asking for the size alone is enough: without an ACL the answer is ENODATA.
+    let mut none = [0u8; 0];
+    rfs::fgetxattr(fd, as_str(ACL_ACCESS), &mut none[..]) != Err(Errno::OPNOTSUPP)
+}
+
 /// What [`read_xattrs`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct XattrsRead {

@@ -7,6 +7,7 @@ mod source;
 mod status;
 mod sync;
 mod ui;
+mod verify;
 mod why;
 
 pub use args::Cli;
@@ -27,6 +28,6 @@ pub fn run(cli: Cli) -> Result<Exit> {
         args::Command::Status(args) => status::run(&args, &ui),
         args::Command::Why(args) => why::run(&args, &ui),
         args::Command::Plan(args) => plan::run(&args, &ui),
-        args::Command::Verify(_) => todo!(),
+        args::Command::Verify(args) => verify::run(&args, &ui),
     }
 }

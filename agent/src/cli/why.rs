@@ -18,6 +18,9 @@ const LOGS_MAX: u64 = 200;
 /// Names of one inode that are listed.
 const LINKS_MAX: usize = 20;
 
+const REMOVED_WITH: &str = "removed with ";
+const REMOVED_WITH_ALL: &str = "removed with the whole mirror, which was made anew";
+
 /// What is known of a path.
 #[derive(serde::Serialize)]
 struct Why {
@@ -29,8 +32,10 @@ struct Why {
     /// Other names of the same inode.
     links: Vec<RelPath>,
     exception: Option<Excepted>,
-    /// What explains that a path is not there.
+    /// What is said of the directories above a path that is not there.
     hints: Vec<String>,
+    /// Whether that explains it.
+    explained: bool,
     history: Vec<Touch>,
     /// The oldest generation that was searched for the history.
     searched_back_to: Generation,
@@ -78,7 +83,7 @@ pub fn run(args: &WhyArgs, ui: &Ui) -> Result<Exit> {
     let why = gather(&peek, &view, path)?;
     ui.document(&why);
     say(&why, ui);
-    if why.entry.is_none() && why.exception.is_none() && why.history.is_empty() && why.hints.is_empty() {
+    if why.entry.is_none() && why.exception.is_none() && why.history.is_empty() && !why.explained {
         return Err(Error::NoSuchPath { path: why.path });
     }
     Ok(Exit::InSync)
@@ -114,10 +119,10 @@ fn gather(peek: &Peek, view: &View, path: RelPath) -> Result<Why> {
         errno: exception.errno,
         since: when(exception.since),
     });
-    let hints = if entry.is_none() { hints(view, &path)? } else { Vec::new() };
+    let (hints, explained) = if entry.is_none() { hints(view, &path)? } else { (Vec::new(), false) };
     let (history, searched_back_to) = history(peek, &path)?;
     let entry = entry.as_ref().map(shown);
-    Ok(Why { path, generation, entry, holds, links, exception, hints, history, searched_back_to })
+    Ok(Why { path, generation, entry, holds, links, exception, hints, explained, history, searched_back_to })
 }
 
 fn shown(entry: &Entry) -> Shown {
@@ -143,8 +148,9 @@ fn shown(entry: &Entry) -> Shown {
 }
 
 /// Why a path may be missing: what is said of the directories above it.
-fn hints(view: &View, path: &RelPath) -> Result<Vec<String>> {
+fn hints(view: &View, path: &RelPath) -> Result<(Vec<String>, bool)> {
     let mut hints = Vec::new();
+    let mut explained = false;
     let mut at = path.clone();
     while let Some((above, _)) = at.split_last() {
         if let Some(Exception { class, reason, .. }) = view.exception(&above)? {
@@ -153,16 +159,20 @@ fn hints(view: &View, path: &RelPath) -> Result<Vec<String>> {
                 ExceptionClass::LeftOut => "is left out",
             };
             hints.push(format!("{above}, above it, {word}: {reason}"));
+            explained = true;
         }
         match view.entry(&above)? {
             Some(entry) if entry.is_dir() => {}
-            Some(entry) => hints.push(format!("{above}, above it, is a {}", entry.type_word())),
+            Some(entry) => {
+                hints.push(format!("{above}, above it, is a {}", entry.type_word()));
+                explained = true;
+            }
             None if above.is_root() => {}
             None => hints.push(format!("{above}, above it, is not in the generation either")),
         }
         at = above;
     }
-    Ok(hints)
+    Ok((hints, explained))
 }
 
 /// What the newest logs say of a path, following it back through renames of itself and of what is above it.
@@ -182,7 +192,11 @@ fn history(peek: &Peek, path: &RelPath) -> Result<(Vec<Touch>, Generation)> {
                 Op::Out { path, to: Leaves::Stage(name) } => drop(left.insert(name, path)),
                 Op::Out { path, to: Leaves::Trash(_) } if path == at => words.push("removed".to_owned()),
                 Op::Out { path, to: Leaves::Trash(_) } if at.is_within(&path) => {
-                    words.push(format!("removed with {path}"));
+                    words.push(if path.is_root() {
+                        REMOVED_WITH_ALL.to_owned()
+                    } else {
+                        format!("{REMOVED_WITH}{path}")
+                    });
                 }
                 Op::Install { path, staged, source: Source::Moved, .. } if at.is_within(&path) => {
                     if let Some(from) = left.get(&staged) {
@@ -233,7 +247,18 @@ fn history(peek: &Peek, path: &RelPath) -> Result<(Vec<Touch>, Generation)> {
         }
         Ok(log.header.generation > last)
     })?;
+    // That something above it left says nothing of a path that no older log put there.
+    let known_before = oldest > Generation(1);
+    while !known_before && touches.last().is_some_and(|touch| touch.is_removal_of_another()) {
+        touches.pop();
+    }
     Ok((touches, oldest))
+}
+
+impl Touch {
+    fn is_removal_of_another(&self) -> bool {
+        self.what.starts_with(REMOVED_WITH) || self.what == REMOVED_WITH_ALL
+    }
 }
 
 fn say(why: &Why, ui: &Ui) {

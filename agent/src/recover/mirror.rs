@@ -21,6 +21,11 @@ impl Root {
         Self { held: held.clone(), name: name.map(<[u8]>::to_vec) }
     }
 
+    /// A handle of any other tree, held by its root.
+    pub fn at(held: Arc<Dir>) -> Self {
+        Self { held, name: None }
+    }
+
     /// Opens a directory of the mirror from its root: never through what was held before.
     ///
     /// # Errors
