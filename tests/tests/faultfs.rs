@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -929,6 +930,44 @@ fn dropping_frees_stalled_callers() {
     fs.await_stalled(1).unwrap();
     drop(fs);
     assert_ne!(errno(stalled.join().unwrap()), 0);
+}
+
+/// A test process that is killed while one of its threads waits in the mount ends all the same, the mount with it.
+#[test]
+fn a_killed_test_process_ends() {
+    if std::env::var_os("FAULTFS_TEST_VICTIM").is_some() {
+        let fs = FaultFs::start().expect("start faultfs");
+        fs.stall(Op::Mkdir, 1).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| fs::create_dir(fs.path().join("stuck")));
+            fs.await_stalled(1).unwrap();
+            // Past the capture of the test runner.
+            writeln!(io::stderr(), "stuck {}", fs.path().display()).unwrap();
+            thread::park();
+        });
+    }
+    if !require(&[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let mut victim = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_killed_test_process_ends", "--nocapture"])
+        .env("FAULTFS_TEST_VICTIM", "1")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(victim.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let path = lines.filter_map(|line| line.strip_prefix("stuck ").map(PathBuf::from)).next().unwrap();
+    victim.kill().unwrap();
+    let killed = Instant::now();
+    victim.wait().unwrap();
+    assert!(killed.elapsed() < Duration::from_secs(30), "it took {:?}", killed.elapsed());
+    // Only the directories are left soon: a mountpoint cannot be removed, and the abort comes before the unmount.
+    while errno(fs::remove_dir(&path)) != 0 {
+        assert!(killed.elapsed() < Duration::from_secs(30), "the mount is still there");
+        thread::yield_now();
+    }
+    fs::remove_dir_all(path.parent().unwrap()).unwrap();
 }
 
 /// A delayed request takes its time and then does its work, while others do not wait for it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nix::mount::{MntFlags, umount2};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::gate::Gate;
 use super::protocol::{Reply, Request, receive, send};
@@ -60,6 +61,10 @@ fn accept(listener: &UnixListener, gate: &Arc<Gate>, mountpoint: &Path) {
     let mut owner = true;
     for stream in listener.incoming() {
         let Ok(stream) = stream else { return };
+        if let (true, Ok(peer)) = (owner, getsockopt(&stream, PeerCredentials)) {
+            let (gate, mountpoint) = (gate.clone(), mountpoint.to_owned());
+            std::thread::spawn(move || watch(peer.pid(), &gate, &mountpoint));
+        }
         let gate = gate.clone();
         let mountpoint = mountpoint.to_owned();
         std::thread::spawn(move || {
@@ -70,6 +75,29 @@ fn accept(listener: &UnixListener, gate: &Arc<Gate>, mountpoint: &Path) {
         });
         owner = false;
     }
+}
+
+/// Leaves when the owner is killed: one of its threads may be waiting for us in the kernel, and then neither does the
+/// process end nor the connection close.
+fn watch(owner: i32, gate: &Gate, mountpoint: &Path) -> ! {
+    loop {
+        // Never that many: a pause that needs no clock of its own.
+        gate.await_stalled(u32::MAX, Duration::from_secs(1));
+        if is_dying(owner) {
+            leave(mountpoint);
+        }
+    }
+}
+
+/// Whether a process is gone or has a thread with SIGKILL pending, which only one stuck in the kernel has for long.
+fn is_dying(pid: i32) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    tasks.flatten().any(|task| {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let pending = status.lines().find_map(|line| line.strip_prefix("SigPnd:"));
+        let pending = pending.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        pending.is_some_and(|mask| mask & (1 << (libc::SIGKILL - 1)) != 0)
+    })
 }
 
 fn leave(mountpoint: &Path) -> ! {
