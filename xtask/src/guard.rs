@@ -22,7 +22,10 @@ const GRACE: Duration = Duration::from_secs(3);
 /// # Errors
 /// What `work` returns; or the child could not be started.
 pub fn run(work: impl FnOnce(&Path) -> Result<ExitCode>) -> Result<ExitCode> {
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     if let Some(scratch) = env::var_os(SCRATCH) {
+        // A child inherits the mask, and everything it starts would.
+        signals.thread_unblock().context("unblock signals")?;
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("follow the parent into death")?;
         return work(&PathBuf::from(scratch));
     }
@@ -31,9 +34,7 @@ pub fn run(work: impl FnOnce(&Path) -> Result<ExitCode>) -> Result<ExitCode> {
         .prefix("tidegate-xtask-")
         .tempdir_in(&base)
         .with_context(|| format!("make a directory in {}", base.display()))?;
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     signals.thread_block().context("block signals")?;
-    // The child and what it starts get an empty mask from the standard library.
     let mut child = Command::new(env::current_exe()?)
         .args(env::args_os().skip(1))
         .env(SCRATCH, scratch.path())

@@ -11,7 +11,7 @@ use super::site::{Running, Site};
 use super::{tell, volume};
 
 /// Files staged when tidegate is killed: far from none, far from all.
-const KILL_AT: usize = 400;
+const KILL_AT: usize = 1000;
 /// No condition waited for here takes this long.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
@@ -49,7 +49,6 @@ impl Story<'_> {
     fn working_day(&mut self) -> Result<()> {
         tell::heading("Work goes on: a new build, a log that grows, a job renamed, a build thrown away");
         volume::work(&self.volume())?;
-        self.plan()?;
         self.sync()?;
         self.generation(2)?;
         tell::text("And once more, with nothing changed:");
@@ -141,11 +140,6 @@ impl Story<'_> {
 
     fn sync(&self) -> Result<()> {
         self.site.tidegate(0, &self.sync_args(), &[0]).map(drop)
-    }
-
-    fn plan(&self) -> Result<()> {
-        let host = self.site.host(0);
-        self.site.tidegate(0, &["plan", &host.volume, &host.mirror], &[0]).map(drop)
     }
 
     fn volume(&self) -> PathBuf {
