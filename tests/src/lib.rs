@@ -8,4 +8,5 @@ pub mod flip;
 pub mod gate;
 pub mod lab;
 pub mod ops;
+pub mod product;
 pub mod trees;

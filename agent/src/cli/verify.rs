@@ -137,7 +137,7 @@ fn say(report: &Report, head: &Head, with_volume: bool, ui: &Ui) {
     if report.count > listed {
         ui.line(format_args!("… and {} more", count(report.count - listed)));
     }
-    let what = if with_volume { "volume and mirror" } else { "mirror" };
+    let what = if with_volume { "volume and mirror are" } else { "the mirror is" };
     let read = format!(
         "{} files, {} read and hashed in {:.2} s",
         count(report.files_read),
@@ -145,7 +145,7 @@ fn say(report: &Report, head: &Head, with_volume: bool, ui: &Ui) {
         report.seconds
     );
     if report.equal {
-        ui.line(format_args!("equal: {what} are as generation {} says ({read})", report.generation));
+        ui.line(format_args!("equal: {what} as generation {} says ({read})", report.generation));
     } else {
         ui.line(format_args!(
             "{} differences from generation {} ({read})",

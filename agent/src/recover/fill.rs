@@ -525,6 +525,5 @@ fn special(dir: &Dir, name: &[u8], entry: &Entry) -> MakeResult {
     };
     let made = dir.stat(name)?;
     let made_as = MadeAs { uid: made.uid, gid: made.gid, mode: made.mode };
-    sys::meta::apply_special(dir, name, &meta_of(entry), made_as, fifo)?;
-    Ok(AclsKept::All)
+    sys::meta::apply_special(dir, name, &meta_of(entry), made_as, fifo)
 }

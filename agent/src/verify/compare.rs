@@ -89,6 +89,8 @@ struct Name {
     stat: Result<Stat, SysError>,
     /// Of a symlink.
     text: Option<Vec<u8>>,
+    /// Of a FIFO.
+    xattrs: Xattrs,
 }
 
 /// A directory, as it is.
@@ -123,7 +125,9 @@ fn list(root: &Root, above: Option<(&Dir, &[u8])>, path: &RelPath) -> ListResult
             };
             let is_link = stat.as_ref().is_ok_and(|stat| stat.kind == FileKind::Symlink);
             let text = if is_link { dir.readlink(&name).ok() } else { None };
-            names.push(Name { name, stat, text });
+            let is_fifo = stat.as_ref().is_ok_and(|stat| stat.kind == FileKind::Fifo);
+            let xattrs = if is_fifo { sys::meta::read_fifo_xattrs(&dir, &name)?.kept } else { Xattrs::new() };
+            names.push(Name { name, stat, text, xattrs });
         }
         Ok(Listed { dir: Arc::new(dir), stat, xattrs, names })
     };
@@ -321,7 +325,10 @@ impl Walk<'_> {
             self.differs(&path, What::Link, wrong);
         }
         match &entry.body {
-            Body::Fifo => None,
+            Body::Fifo => {
+                self.xattrs(&path, &entry, name.xattrs);
+                None
+            }
             Body::Symlink(text) => {
                 if name.text.as_ref() != Some(text) {
                     let found = name.text.unwrap_or_default();
