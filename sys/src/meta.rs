@@ -65,15 +65,38 @@ pub fn is_acl(name: &[u8]) -> bool {
 /// # Errors
 /// `E2BIG` when names and values exceed [`XATTR_BYTES_MAX`]; a file system without attributes gives none.
 pub fn read_xattrs(fd: BorrowedFd<'_>) -> Result<XattrsRead, SysError> {
+    collect(|names| rfs::flistxattr(fd, names), |name, value| rfs::fgetxattr(fd, name, value))
+}
+
+/// The same for a FIFO, which must not be opened: through an `O_PATH` descriptor of the very inode.
+///
+/// # Errors
+/// As [`read_xattrs`].
+pub fn read_fifo_xattrs(dir: &Dir, name: &[u8]) -> Result<XattrsRead, SysError> {
+    let held = hold(dir, name)?;
+    let path = crate::file::proc_path(held.as_fd());
+    collect(|names| rfs::listxattr(&path, names), |name, value| rfs::getxattr(&path, name, value))
+}
+
+/// An `O_PATH` descriptor of `name` itself.
+fn hold(dir: &Dir, name: &[u8]) -> Result<std::os::fd::OwnedFd, SysError> {
+    rfs::openat(dir, one(name)?, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .map_err(ctx("open", name))
+}
+
+fn collect(
+    list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
+    get: impl Fn(&std::ffi::OsStr, &mut [u8]) -> Result<usize, Errno>,
+) -> Result<XattrsRead, SysError> {
     let mut small = [0u8; 1024];
-    let listed = rfs::flistxattr(fd, &mut small[..]);
+    let listed = list(&mut small[..]);
     let names: Vec<u8> = match listed {
         Ok(0) => return Ok(XattrsRead::default()),
         Ok(n) => small[..n].to_vec(),
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(XattrsRead::default()),
         Err(Errno::RANGE) => {
             let mut large = vec![0u8; XATTR_BYTES_MAX];
-            match rfs::flistxattr(fd, &mut large[..]) {
+            match list(&mut large[..]) {
                 Ok(n) => large[..n].to_vec(),
                 Err(Errno::RANGE) => return Err(SysError::new("list xattrs", b"", Errno::TOOBIG)),
                 Err(errno) => return Err(SysError::new("list xattrs", b"", errno)),
@@ -90,7 +113,7 @@ pub fn read_xattrs(fd: BorrowedFd<'_>) -> Result<XattrsRead, SysError> {
             continue;
         }
         value.resize(XATTR_BYTES_MAX, 0);
-        let len = match rfs::fgetxattr(fd, as_str(name), &mut value[..]) {
+        let len = match get(as_str(name), &mut value[..]) {
             Ok(len) => len,
             Err(Errno::NODATA) => continue,
             Err(Errno::RANGE) => return Err(SysError::new("read xattr", name, Errno::TOOBIG)),
@@ -165,7 +188,7 @@ pub fn set_times(fd: BorrowedFd<'_>, mtime: Time, object: &[u8]) -> Result<(), S
     rfs::futimens(fd, &timestamps(mtime)).map_err(ctx("set times of", object))
 }
 
-/// Gives a fresh symlink or FIFO its owner and times (and a FIFO its mode); neither is opened.
+/// Gives a fresh symlink or FIFO its owner and times (and a FIFO its ACL and mode); neither is opened.
 ///
 /// # Errors
 /// The first act that failed.
@@ -175,23 +198,31 @@ pub fn apply_special(
     meta: &Meta,
     made_as: MadeAs,
     fifo: bool,
-) -> Result<(), SysError> {
+) -> Result<AclsKept, SysError> {
     let component = one(name)?;
+    let mut acls = AclsKept::All;
     if made_as.uid != meta.uid || made_as.gid != meta.gid {
         let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
         rfs::chownat(dir, component, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(ctx("chown", name))?;
     }
-    if fifo && (made_as.mode != meta.mode || made_as.uid != meta.uid || made_as.gid != meta.gid) {
+    let as_made = made_as.mode == meta.mode && made_as.uid == meta.uid && made_as.gid == meta.gid;
+    if fifo && (!as_made || !meta.xattrs.is_empty()) {
         // The inode lies in a directory of ours and was made by us a moment ago: no one can have swapped it.
-        let path =
-            rfs::openat(dir, component, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-                .map_err(ctx("open", name))?;
-        rfs::chmod(crate::file::proc_path(path.as_fd()), Mode::from_raw_mode(meta.mode))
-            .map_err(ctx("chmod", name))?;
+        let held = hold(dir, name)?;
+        let path = crate::file::proc_path(held.as_fd());
+        for (attribute, value) in &meta.xattrs {
+            match rfs::setxattr(&path, as_str(attribute), value, XattrFlags::empty()) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP) if is_acl(attribute) => acls = AclsKept::NotSupported,
+                Err(errno) => return Err(SysError::new("set xattr on", name, errno)),
+            }
+        }
+        rfs::chmod(&path, Mode::from_raw_mode(meta.mode)).map_err(ctx("chmod", name))?;
     }
     rfs::utimensat(dir, component, &timestamps(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(ctx("set times of", name))
+        .map_err(ctx("set times of", name))?;
+    Ok(acls)
 }
 
 /// Owner, group and mode an inode got when it was made.

@@ -70,6 +70,8 @@ pub fn close_tree(stage: &Dir, meta: &Meta, owner: (u32, u32), is_root: bool) ->
 pub struct Made {
     pub body: Body,
     pub stat: Stat,
+    pub xattrs: XattrsRead,
+    pub acls: AclsKept,
 }
 
 /// Makes a symlink or FIFO in the stage, like the one in the volume.
@@ -98,11 +100,18 @@ pub fn make_special(
         other => other,
     };
     made.map_err(ActError::Target)?;
-    let meta = Meta { mode: stat.mode, uid: stat.uid, gid: stat.gid, mtime: stat.mtime, xattrs: Vec::new() };
     let is_fifo = stat.kind == FileKind::Fifo;
+    // A symlink has none that we carry.
+    let xattrs = if is_fifo {
+        sys::meta::read_fifo_xattrs(&source.0, &source.1).map_err(ActError::Source)?
+    } else {
+        XattrsRead::default()
+    };
+    let (mode, mtime) = (stat.mode, stat.mtime);
+    let meta = Meta { mode, uid: stat.uid, gid: stat.gid, mtime, xattrs: xattrs.kept.clone() };
     let made_as = MadeAs { uid: owner.0, gid: owner.1, mode: stat.mode & 0o777 };
-    sys::meta::apply_special(dir, name, &meta, made_as, is_fifo).map_err(ActError::Target)?;
-    Ok(Made { body, stat })
+    let acls = sys::meta::apply_special(dir, name, &meta, made_as, is_fifo).map_err(ActError::Target)?;
+    Ok(Made { body, stat, xattrs, acls })
 }
 
 /// Where a link is made from.

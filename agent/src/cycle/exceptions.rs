@@ -10,6 +10,9 @@ use super::look::Refusal;
 use crate::error::Result;
 use crate::index::View;
 
+/// How the reason begins for a path that is replicated, but without some of its attributes.
+pub const ATTRIBUTES: &str = "attributes not carried: ";
+
 /// Everything refused in this cycle, and everything that was replicated after having been refused before.
 #[derive(Default)]
 pub struct Exceptions {
@@ -47,9 +50,10 @@ impl Exceptions {
             if now_refused.is_some() {
                 continue;
             }
-            // A look covers the whole volume, so a quarantined path that it found nothing wrong with is in the
-            // mirror now. What was left out of a file is only seen when the file is copied.
-            let unseen = old.class == ExceptionClass::LeftOut && !staged(&path) && exists(root, &path);
+            // A look covers the whole volume, so a path that it found nothing wrong with is in the mirror now.
+            // Attributes left out of a file are only seen when the file is copied.
+            let only_attributes = old.class == ExceptionClass::LeftOut && old.reason.starts_with(ATTRIBUTES);
+            let unseen = only_attributes && !staged(&path) && exists(root, &path);
             if !unseen {
                 ops.push(Op::Clear { path });
             }

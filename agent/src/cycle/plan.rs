@@ -94,16 +94,63 @@ impl Plan {
             && self.deletes.is_empty()
     }
 
-    /// Drops every deletion, and whatever would have to take a deleted name's place: copying goes on.
+    /// Drops every deletion, and whatever needs the place of something that therefore stays: copying goes on.
     fn halt(&mut self, why: String) {
-        let kept: HashSet<RelPath> = self.deletes.drain(..).map(|missing| missing.old).collect();
-        self.new.retain(|found| !kept.contains(&found.path));
-        self.moves.retain(|this| !kept.contains(&this.found.path));
+        // By the paths the index has; a place is taken by a name that stays there.
+        let mut kept: HashSet<RelPath> = self.deletes.drain(..).map(|missing| missing.old).collect();
+        // By the paths of the volume: what the mirror does not get, and with it everything below.
+        let mut dropped: HashSet<RelPath> = HashSet::new();
+        loop {
+            let before = dropped.len();
+            self.new.retain(|found| {
+                let stays = !kept.contains(&found.old) && !is_below(&found.path, &dropped);
+                if !stays {
+                    dropped.insert(found.path.clone());
+                }
+                stays
+            });
+            self.moves.retain(|this| {
+                let stays = !kept.contains(&this.found.old) && !is_below(&this.found.path, &dropped);
+                if !stays {
+                    // What does not leave keeps its own place taken.
+                    kept.insert(this.old.clone());
+                    dropped.insert(this.found.path.clone());
+                }
+                stays
+            });
+            if dropped.len() == before {
+                break;
+            }
+        }
+        self.changed.retain(|(found, _)| !is_below(&found.path, &dropped));
+        self.dirs.retain(|found| !is_below(&found.path, &dropped));
         for names in self.rest.links.values_mut() {
-            names.retain(|link| link.quick.is_some() || !kept.contains(&link.found.path));
+            names.retain(|link| match link.quick {
+                // Where the mirror has it, others can be linked to it.
+                Some(Quick::Same) => true,
+                Some(_) => !is_below(&link.found.path, &dropped),
+                None => !kept.contains(&link.found.old) && !is_below(&link.found.path, &dropped),
+            });
         }
         self.rest.links.retain(|_, names| !names.is_empty());
         self.halted = Some(why);
+    }
+}
+
+/// True when `path` or a directory above it is in `tops`.
+fn is_below(path: &RelPath, tops: &HashSet<RelPath>) -> bool {
+    if tops.is_empty() {
+        return false;
+    }
+    let mut at = path.clone();
+    loop {
+        if tops.contains(&at) {
+            return true;
+        }
+        match at.split_last() {
+            Some((above, _)) => at = above,
+            None => return false,
+        }
     }
 }
 

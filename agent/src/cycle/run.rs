@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use proto::{Cut, DirWork, Entry, Generation, Leaves, LogHeader, Op, RelPath, StagedName, Totals};
-use sys::Dir;
+use sys::{Dir, Errno};
 
 use super::entries::{self, now};
 use super::guard::DeletionLimit;
@@ -179,7 +179,7 @@ impl Cycle<'_> {
         for (old, name) in &moves {
             outs.list.push((old.clone(), Leaves::Stage(*name)));
         }
-        let dir_ops = self.dir_ops(&view, &staged, &outs, &moves, dirs)?;
+        let dir_ops = self.dir_ops(&view, &mut staged, &outs, &moves, dirs)?;
         let exceptions =
             staged.exceptions.ops(&view, &self.volume.root, |path| staged.replicated.contains(path))?;
         let exceptions = if replaced { self.all_exceptions(&staged) } else { exceptions };
@@ -326,7 +326,7 @@ impl Cycle<'_> {
     fn dir_ops(
         &self,
         view: &View,
-        staged: &Staged,
+        staged: &mut Staged,
         outs: &Outs,
         moves: &[(RelPath, StagedName)],
         changed: Vec<(RelPath, RelPath)>,
@@ -354,8 +354,16 @@ impl Cycle<'_> {
         let mut ops = Vec::new();
         let mut done = HashSet::new();
         for (path, old) in changed {
-            let Ok((entry, xattrs)) = self.dir_entry(&path) else { continue };
-            let _ = xattrs;
+            let entry = match self.dir_entry(&path) {
+                Ok((entry, _)) => entry,
+                // It is something else by now: the next cycle sees it.
+                Err(e) if e.is_gone() || [Errno::NOTDIR, Errno::LOOP].contains(&e.errno) => continue,
+                Err(e) => {
+                    let what = "attributes of the directory cannot be read";
+                    staged.exceptions.refuse(look::unreadable(&path, what, &e));
+                    continue;
+                }
+            };
             done.insert(path.clone());
             let was = view.entry(&old)?;
             match was {

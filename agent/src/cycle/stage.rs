@@ -320,11 +320,11 @@ impl<'a> Stager<'a> {
     /// Entry of a symlink or FIFO as the volume has it now; nothing if it cannot be read.
     fn special_entry(&mut self, item: &Item) -> Option<Entry> {
         let (dir, name) = self.source(item)?;
-        let body = match item.stat.kind {
-            FileKind::Symlink => Body::Symlink(dir.readlink(&name).ok()?),
-            _ => Body::Fifo,
+        let (body, xattrs) = match item.stat.kind {
+            FileKind::Symlink => (Body::Symlink(dir.readlink(&name).ok()?), Vec::new()),
+            _ => (Body::Fifo, sys::meta::read_fifo_xattrs(&dir, &name).ok()?.kept),
         };
-        Some(entries::entry(body, &item.stat, Vec::new(), false))
+        Some(entries::entry(body, &item.stat, xattrs, false))
     }
 
     fn moved(&mut self, this: Move) -> Result<()> {
@@ -416,7 +416,7 @@ impl<'a> Stager<'a> {
         self.staged.exceptions.refuse(Refusal {
             path: path.clone(),
             class: ExceptionClass::LeftOut,
-            reason: format!("attributes not carried: {}", names.join(", ")),
+            reason: format!("{}{}", super::exceptions::ATTRIBUTES, names.join(", ")),
             errno: 0,
         });
     }
@@ -726,12 +726,14 @@ impl<'a> Stager<'a> {
 
     fn made(&mut self, item: Item, result: Result<Made, ActError>) {
         match result {
-            Ok(Made { body, stat }) => {
+            Ok(Made { body, stat, xattrs, acls }) => {
                 if let Some((_, name)) = item.path.split_last() {
                     self.staged.fingerprint.subtract(item.parent, name, &item.stat);
                     self.staged.fingerprint.add(item.parent, name, &stat);
                 }
-                let entry = entries::entry(body, &stat, Vec::new(), false);
+                self.left_out(&item.path, &xattrs.left_out);
+                self.staged.acls_lost |= acls == AclsKept::NotSupported;
+                let entry = entries::entry(body, &stat, xattrs.kept, false);
                 self.content_staged(item, entry);
             }
             Err(ActError::Target(e)) => self.fail(format!("stage {}", item.path), e),
