@@ -1,7 +1,7 @@
 //! The one module that names `bincode`: configuration, size limit, and the two functions everything uses.
 //!
 //! bincode 2.0.1 is no longer maintained upstream. It is pinned, its output is frozen by golden bytes in
-//! `tests/data/formats/`, and this module is all that a replacement would have to touch.
+//! `proto/tests/data/`, and this module is all that a replacement would have to touch.
 
 pub use bincode::{Decode, Encode};
 

@@ -190,8 +190,15 @@ impl LogWriter {
     /// Appends one operation to `out`.
     ///
     /// # Errors
-    /// [`FrameError::Body`] when the record is too large; `out` is unchanged.
+    /// [`FrameError::Body`] when the record is too large, [`FrameError::Inconsistent`] when a reader would refuse
+    /// its path: a log that cannot be read must never be sealed. `out` is unchanged.
     pub fn op(&mut self, op: &Op, out: &mut Vec<u8>) -> Result<(), FrameError> {
+        if !op.path().is_sound() {
+            let len = op.path().as_bytes().len();
+            return Err(FrameError::Inconsistent(format!(
+                "a path of {len} bytes that no reader would accept"
+            )));
+        }
         self.frame(FrameKind::LogOp, &crate::codec::encode(op)?, out);
         self.ops += 1;
         Ok(())

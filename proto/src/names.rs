@@ -47,8 +47,8 @@ pub fn outs_done(generation: Generation) -> Vec<u8> {
 
 /// Parses what [`generation`] spells.
 pub fn parse_generation(name: &[u8]) -> Option<Generation> {
-    let text = std::str::from_utf8(name).ok()?;
-    (text.len() == 20).then(|| text.parse().ok().map(Generation))?
+    let number: u64 = std::str::from_utf8(name).ok()?.parse().ok()?;
+    (generation(Generation(number)) == name).then_some(Generation(number))
 }
 
 /// Parses what [`epoch`] spells.
@@ -71,6 +71,7 @@ mod tests {
     fn every_name_round_trips() {
         assert_eq!(parse_generation(&generation(Generation(42))), Some(Generation(42)));
         assert_eq!(parse_generation(b"42"), None);
+        assert_eq!(parse_generation(b"+0000000000000000042"), None);
         assert_eq!(parse_epoch(&epoch(Epoch(7))), Some(Epoch(7)));
         assert_eq!(parse_epoch(b"07"), None);
         assert_eq!(parse_working(&stage(Epoch(3))), Some(Epoch(3)));

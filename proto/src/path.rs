@@ -9,8 +9,9 @@ use crate::codec::{Decode, Encode};
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Encode, Decode)]
 pub struct RelPath(Vec<u8>);
 
-/// Longest path we carry, in bytes: Linux's PATH_MAX. GlusterFS stops at about 4,020.
-pub const PATH_BYTES_MAX: usize = 4096;
+/// Longest path we carry, in bytes: Linux's PATH_MAX for a directory, and one name in it, because a name that is
+/// refused for its length is still listed as an exception. GlusterFS stops at about 4,020.
+pub const PATH_BYTES_MAX: usize = 4096 + 256;
 
 impl RelPath {
     /// The root.
