@@ -6,19 +6,24 @@
 pub use bincode::{Decode, Encode};
 
 /// Largest body of one frame: a path of 4 KiB, 64 KiB of extended attributes, and the block hashes of a file
-/// of 128 GiB (131,072 × 32 bytes) fit; a forged length cannot make a reader allocate more.
+/// of 128 GiB (131,072 × 32 bytes) fit.
 pub const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// What one decoding may claim: a forged length cannot make a reader allocate more. The decoder counts sizes in
+/// memory (8 bytes for each integer, 48 for each attribute), so this is larger than the greatest body: else one
+/// that was written and sealed could not be read.
+const CLAIM_BYTES_MAX: usize = 2 * BODY_BYTES_MAX;
 
 const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Varint,
-    bincode::config::Limit<BODY_BYTES_MAX>,
-> = bincode::config::standard().with_limit::<BODY_BYTES_MAX>();
+    bincode::config::Limit<CLAIM_BYTES_MAX>,
+> = bincode::config::standard().with_limit::<CLAIM_BYTES_MAX>();
 
 /// Why bytes are not a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
-    /// The bytes do not decode, or ask for more than [`BODY_BYTES_MAX`].
+    /// The bytes do not decode, or ask for more than any body could need.
     #[error("cannot be decoded: {0}")]
     Malformed(String),
     /// Bytes are left over behind the value: the writer meant something else.
