@@ -61,7 +61,7 @@ impl Story<'_> {
         volume::make(&self.volume().join("archive"), 2)?;
         let mut running = self.site.start(0, &self.sync_args())?;
         let stage = self.ledger().join("stage.1");
-        let staged = wait(&mut running, "tidegate has staged some files", || {
+        let staged = wait(&mut running, "enough is staged", || {
             Some(volume::entries(&stage)).filter(|staged| *staged >= KILL_AT)
         })?;
         let pid = running.pid();

@@ -26,11 +26,12 @@ pub fn make(dir: &Path, seed: u64) -> Result<()> {
 /// The same shape for a user who cannot give files to Jenkins.
 fn plain(dir: &Path, seed: u64) -> Result<()> {
     for job in 0..JOBS {
-        for build in 1..=60 {
+        for build in 1..=150 {
             let build = dir.join(format!("jobs/job-{job:03}/builds/{build}"));
             fs::create_dir_all(&build)?;
             fs::write(build.join("build.xml"), format!("<build seed='{seed}'/>\n").repeat(100))?;
-            fs::write(build.join("log"), format!("{seed} {job} ok\n").repeat(40_000))?;
+            fs::write(build.join("changelog.xml"), "<changes/>\n")?;
+            fs::write(build.join("log"), format!("{seed} {job} ok\n").repeat(10_000))?;
         }
     }
     Ok(())
