@@ -2,11 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod cycle;
 pub mod docker;
 pub mod error;
 pub mod index;
-pub mod cli;
-pub mod cycle;
 pub mod lane;
 pub mod ledger;
 pub mod peek;

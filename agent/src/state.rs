@@ -83,6 +83,7 @@ impl StateDir {
     /// # Errors
     /// As [`StateDir::open`].
     pub fn at(path: &Path) -> Result<Self> {
+        trusted(path)?;
         for dir in [path.to_owned(), path.join("mirrors"), path.join("lanes")] {
             make_private(&dir)?;
         }
@@ -199,6 +200,32 @@ impl LaneDir {
         found.sort();
         Ok(found)
     }
+}
+
+/// Refuses a path that somebody else could turn elsewhere: every component that exists, and every symlink on the
+/// way, must belong to root or to us, and a directory that others may write must be sticky.
+fn trusted(path: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let us = sys::host::effective_owner().0;
+    let path = std::path::absolute(path).map_err(on_state("resolve", path))?;
+    for at in path.ancestors() {
+        let Ok(named) = fs::symlink_metadata(at) else { continue };
+        let Ok(meant) = fs::metadata(at) else { continue };
+        let foreign = [named.uid(), meant.uid()].into_iter().any(|owner| owner != 0 && owner != us);
+        let open = meant.is_dir() && meant.mode() & 0o002 != 0 && meant.mode() & 0o1000 == 0;
+        if foreign || open {
+            let why = if foreign { "belongs to another user" } else { "may be written by everybody" };
+            return Err(Error::State {
+                act: format!(
+                    "use {}: {} {why}; set TIDEGATE_STATE_DIR elsewhere",
+                    path.display(),
+                    at.display()
+                ),
+                source: std::io::ErrorKind::PermissionDenied.into(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn make_private(dir: &Path) -> Result<()> {

@@ -153,6 +153,17 @@ impl Dir {
         Ok(Stat::from(&stx))
     }
 
+    /// As [`Dir::stat`], without waiting for a file server: what the kernel knows is enough. On a local file system
+    /// that is everything; of a FUSE or network file system mounted on `name` it is at least that it is mounted.
+    ///
+    /// # Errors
+    /// As [`Dir::stat`].
+    pub fn glance(&self, name: &[u8]) -> Result<Stat, SysError> {
+        let flags = LOOK.union(AtFlags::STATX_DONT_SYNC);
+        let stx = rfs::statx(&self.fd, one(name)?, flags, WANTED).map_err(ctx("stat", name))?;
+        Ok(Stat::from(&stx))
+    }
+
     /// True when `name` exists, whatever it is.
     ///
     /// # Errors

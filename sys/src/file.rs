@@ -85,7 +85,8 @@ pub fn sync(fd: impl AsFd, object: &[u8]) -> Result<(), SysError> {
 /// # Errors
 /// The kernel's errno; what was written through the descriptor is then unknown.
 pub fn close(fd: OwnedFd, object: &[u8]) -> Result<(), SysError> {
-    nix::unistd::close(fd).map_err(|errno| SysError::new("close", object, Errno::from_raw_os_error(errno as i32)))
+    nix::unistd::close(fd)
+        .map_err(|errno| SysError::new("close", object, Errno::from_raw_os_error(errno as i32)))
 }
 
 /// Makes everything written to the file system of `fd` durable and reports write-back errors (kernel 5.8 on).

@@ -129,7 +129,7 @@ fn every_point(from: &str, ends: [u64; 2], first: fn(&Path)) {
                     assert_ne!(e.exit() as u8, 0, "{at}");
                 }
                 bench.disk.reboot(survive).unwrap();
-                if (point + turn as u64) % 5 == 0 {
+                if (point + turn as u64).is_multiple_of(5) {
                     // The host went down as well and lost its local state.
                     bench.rewind_state(from);
                 }

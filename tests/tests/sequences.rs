@@ -14,7 +14,8 @@ fn run(seed: Seed, ops: &[Op]) -> Result<(), String> {
     seed.build_real(&site.volume).map_err(|e| format!("seed: {e:#}"))?;
     let mut model = seed.model();
     let sync = |model: &Model, at: &str| {
-        let report = site.sync().map_err(|e| format!("{at}: sync: {e}: {:?}", std::error::Error::source(&e)))?;
+        let report =
+            site.sync().map_err(|e| format!("{at}: sync: {e}: {:?}", std::error::Error::source(&e)))?;
         if report.totals.quarantined != 0 {
             return Err(format!("{at}: {} paths in quarantine", report.totals.quarantined));
         }

@@ -21,7 +21,8 @@ pub fn read(dir: &Dir, buffer: &mut WalkBuffer) -> Result<Listing, SysError> {
     let names = names(dir, buffer)?;
     let mut listed = Vec::with_capacity(names.len());
     for name in names.iter() {
-        match dir.stat(name) {
+        // Another file system may be mounted on the name, and its server may be silent.
+        match dir.glance(name) {
             Ok(stat) => listed.push((name.into(), stat)),
             Err(e) if e.is_gone() => {}
             Err(e) => return Err(e),

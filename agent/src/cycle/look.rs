@@ -242,7 +242,7 @@ impl Looker<'_> {
                 }
                 _ => None,
             };
-            let found = match dir.stat(name) {
+            let found = match dir.glance(name) {
                 Ok(found) => found,
                 Err(e) if e.is_gone() => {
                     if let Some(facts) = matching {
@@ -377,11 +377,10 @@ pub fn refuse(path: &RelPath, stat: &Stat, mount: (u64, (u32, u32))) -> Option<R
     Some(Refusal { path: path.clone(), class, reason: reason.to_owned(), errno: 0 })
 }
 
+type Rows = redb::Range<'static, &'static [u8], &'static [u8]>;
 type RowAt = (Vec<u8>, RowFacts);
 
-fn next_row(
-    rows: &mut redb::Range<'static, &'static [u8], &'static [u8]>,
-) -> Result<Option<RowAt>, IndexError> {
+fn next_row(rows: &mut Rows) -> Result<Option<RowAt>, IndexError> {
     let Some(row) = rows.next() else { return Ok(None) };
     let (key, value) = row.map_err(|e| IndexError::Store { act: "scan", source: Box::new(e.into()) })?;
     let name = key.value()[8..].to_vec();
@@ -397,7 +396,9 @@ fn next_row(
 pub fn fingerprint(root: &Arc<Dir>) -> Fingerprint {
     let mut sum = Fingerprint::default();
     let mut buffer = WalkBuffer::default();
-    let mut stack: Vec<(Arc<Dir>, Option<Box<[u8]>>, usize)> = vec![(root.clone(), None, 0)];
+    // Parent, name in it (none: the parent itself), depth.
+    type Todo = (Arc<Dir>, Option<Box<[u8]>>, usize);
+    let mut stack: Vec<Todo> = vec![(root.clone(), None, 0)];
     let mount = root.stat_self().map(|s| (s.mount, s.dev)).ok();
     while let Some((parent, name, depth)) = stack.pop() {
         let opened = match &name {

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use proto::RelPath;
+use proto::{Entry, RelPath};
+use sys::meta::XattrsRead;
 use sys::{Dir, FileKind, WalkBuffer};
 
 use super::guard::{DeletionLimit, Verdict};
@@ -23,6 +24,8 @@ pub struct Move {
     pub facts: RowFacts,
     /// Where it goes.
     pub found: Found,
+    /// Of a directory: what it is now, read while it was known to be there.
+    pub dir: Option<(Arc<Dir>, Entry, XattrsRead)>,
 }
 
 /// What one cycle has to do.
@@ -174,6 +177,19 @@ fn count(view: &View, missing: &Missing, claimed: &HashSet<RelPath>) -> Result<u
     Ok(entries)
 }
 
+/// A rename, but for where it goes.
+struct Claim {
+    old: RelPath,
+    facts: RowFacts,
+    dir: Option<(Arc<Dir>, Entry, XattrsRead)>,
+}
+
+impl Claim {
+    fn of(self, found: Found) -> Move {
+        Move { old: self.old, facts: self.facts, found, dir: self.dir }
+    }
+}
+
 struct Renames<'a> {
     view: &'a View,
     root: &'a Arc<Dir>,
@@ -199,7 +215,7 @@ impl Renames<'_> {
             let mut still_new = Vec::new();
             for found in std::mem::take(&mut changes.new) {
                 match self.claim(&found) {
-                    Some((old, facts)) => found_now.push(Move { old, facts, found }),
+                    Some(claim) => found_now.push(claim.of(found)),
                     None => {
                         if found.stat.kind == FileKind::Dir {
                             self.inside(&found, &mut found_now);
@@ -213,13 +229,10 @@ impl Renames<'_> {
                 break;
             }
             for this in &found_now {
-                if this.facts.kind != FileKind::Dir {
-                    continue;
-                }
                 // What changed inside a renamed directory is found by comparing it with where it was.
-                let Ok(dir) = self.root.open_below(this.found.path.components()) else { continue };
+                let Some((dir, ..)) = &this.dir else { continue };
                 let start = Start {
-                    dir: Arc::new(dir),
+                    dir: dir.clone(),
                     path: this.found.path.clone(),
                     old: this.old.clone(),
                     id: this.facts.dir_id,
@@ -231,7 +244,7 @@ impl Renames<'_> {
         Ok((changes, moves))
     }
 
-    fn claim(&mut self, found: &Found) -> Option<(RelPath, RowFacts)> {
+    fn claim(&mut self, found: &Found) -> Option<Claim> {
         let (old, facts) = self.known.get(&inode_key(&found.stat))?;
         let fits = facts.kind == found.stat.kind
             && match facts.kind {
@@ -244,10 +257,19 @@ impl Renames<'_> {
                 }
                 _ => false,
             };
-        if !fits || found.stat.btime.is_none() || !self.claimed.insert(old.clone()) {
+        if !fits || found.stat.btime.is_none() || self.claimed.contains(old) {
             return None;
         }
-        Some((old.clone(), *facts))
+        let dir = if facts.kind == FileKind::Dir {
+            // One that cannot be read is no rename: as a new directory it goes to the quarantine.
+            let dir = self.root.open_below(found.path.components()).ok()?;
+            let (entry, xattrs) = super::entries::of_dir(&dir).ok()?;
+            Some((Arc::new(dir), entry, xattrs))
+        } else {
+            None
+        };
+        self.claimed.insert(old.clone());
+        Some(Claim { old: old.clone(), facts: *facts, dir })
     }
 
     /// Looks below a new directory for things that came from elsewhere. Only inode numbers are read.
@@ -278,7 +300,7 @@ impl Renames<'_> {
                 let at = path.join(&name);
                 let inner = Found { old: at.clone(), path: at.clone(), stat, parent: parent.ino };
                 match self.claim(&inner) {
-                    Some((old, facts)) => moves.push(Move { old, facts, found: inner }),
+                    Some(claim) => moves.push(claim.of(inner)),
                     None if stat.kind == FileKind::Dir => stack.push(at),
                     None => {}
                 }

@@ -329,17 +329,9 @@ impl<'a> Stager<'a> {
 
     fn moved(&mut self, this: Move) -> Result<()> {
         let Some(old) = self.old_entry(&this.old)? else { return Ok(()) };
-        if this.facts.kind == FileKind::Dir {
-            let dir = self.around.volume.root.open_below(this.found.path.components());
-            match dir.and_then(|dir| entries::of_dir(&dir)) {
-                Ok((entry, xattrs)) => {
-                    self.left_out(&this.found.path, &xattrs.left_out);
-                    self.rename(this.old, this.found.path, entry, &old);
-                }
-                // Renamed again or removed a moment after the walk: the next cycle sees where it is. Until then
-                // the mirror keeps it where it was.
-                Err(_) => self.staged.torn = true,
-            }
+        if let Some((_, entry, xattrs)) = this.dir {
+            self.left_out(&this.found.path, &xattrs.left_out);
+            self.rename(this.old, this.found.path, entry, &old);
             return Ok(());
         }
         let dest = Dest::Flat(self.name());

@@ -357,9 +357,11 @@ fn parallel<T: Sync>(
             .chunks(items.len().div_ceil(threads))
             .map(|items| scope.spawn(move || run(items)))
             .collect();
-        workers.into_iter().fold(Ok(()), |result, worker| {
+        let mut result = Ok(());
+        for worker in workers {
             let this = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            result.and(this)
-        })
+            result = result.and(this);
+        }
+        result
     })
 }

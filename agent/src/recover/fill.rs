@@ -3,17 +3,16 @@
 //!
 //! Walks the index and the mirror together, one held directory per level and per file in flight.
 
-use std::any::Any;
 use std::collections::HashMap;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use proto::{Body, Entry, RelPath};
-use sys::meta::{AclsKept, MadeAs};
-use sys::{Dir, Errno, FileKind, Meta, SysError};
-use transfer::{Copied, CopyError, CopyJob, Durability, Feed, How, Identity, Job, Next, Outcome};
+use sys::meta::AclsKept;
+use sys::{Dir, FileKind, Meta};
+use transfer::{Copied, CopyError, Durability, Feed, Identity, Next, Outcome};
 
+use super::jobs::{self, ActError, Doing, FindResult, Item, MakeResult, OpenResult, Task, Try, answer};
 use super::links::{LinkKey, link_key};
 use super::mirror::{self, Listed, Root};
 use super::place::Place;
@@ -21,7 +20,6 @@ use super::run::Earlier;
 use crate::cycle::Progress;
 use crate::error::{Error, Result, on_mirror};
 use crate::index::{DirId, IndexError, ROOT, Row, View};
-use crate::ledger::meta_of;
 
 /// Failures kept word for word; the rest are counted.
 const FAILURES_MAX: usize = 20;
@@ -114,16 +112,6 @@ struct Level {
     rows: redb::Range<'static, &'static [u8], &'static [u8]>,
 }
 
-/// One name to make.
-struct Item {
-    path: RelPath,
-    name: Box<[u8]>,
-    entry: Arc<Entry>,
-    fresh: Arc<Dir>,
-    /// Of a file with several names: its inode.
-    link: Option<LinkKey>,
-}
-
 enum Group {
     /// The first name is being copied; these wait.
     Pending(Vec<Item>),
@@ -132,39 +120,6 @@ enum Group {
     /// The first name could not be made.
     Failed,
 }
-
-/// Whether a file that is not what it should be is looked for again.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Try {
-    First,
-    Last,
-}
-
-enum Task {
-    Open { above: Arc<Dir>, fresh: Arc<Dir>, name: Box<[u8]>, path: RelPath, id: DirId },
-    Find(Item),
-    Copy(Item, Arc<Dir>, Identity, Try),
-    Dress(Item),
-    Special(Item),
-    Link(Item, RelPath),
-}
-
-enum Doing {
-    Open(RelPath, DirId),
-    Find(Item),
-    Copy(Item, Try),
-    Make(Item),
-}
-
-/// Which side of a call failed.
-enum ActError {
-    Mirror(SysError),
-    Target(SysError),
-}
-
-type OpenResult = Result<(Listed, Dir), ActError>;
-type FindResult = Result<(Arc<Dir>, sys::Stat), SysError>;
-type MakeResult = Result<AclsKept, SysError>;
 
 struct Fill<'a> {
     around: &'a Around<'a>,
@@ -256,74 +211,8 @@ impl Fill<'_> {
         }))
     }
 
-    fn start(&mut self, task: Task) -> (Doing, Job) {
-        match task {
-            Task::Open { above, fresh, name, path, id } => {
-                let (root, at) = (self.around.root.clone(), path.clone());
-                let call = move || -> OpenResult {
-                    let listed = root.list(&above, &name, &at).map_err(ActError::Mirror)?;
-                    fresh.mkdir(&name, 0o700).map_err(ActError::Target)?;
-                    let dir = fresh.open_dir(&name).map_err(ActError::Target)?;
-                    Ok((listed, dir))
-                };
-                (Doing::Open(path, id), called(call))
-            }
-            Task::Find(item) => {
-                let (root, path) = (self.around.root.clone(), item.path.clone());
-                (Doing::Find(item), called(move || -> FindResult { root.find(&path) }))
-            }
-            Task::Copy(item, source, expect, which) => {
-                let job = CopyJob {
-                    source: (source, item.name.clone()),
-                    expect,
-                    target: (item.fresh.clone(), item.name.clone()),
-                    replace_leftover: false,
-                    how: How::Whole,
-                    durability: self.around.durability,
-                };
-                (Doing::Copy(item, which), Job::Copy(Box::new(job)))
-            }
-            Task::Dress(item) => {
-                let (dir, name, meta) = (item.fresh.clone(), item.name.clone(), self.wanted(&item.entry));
-                let call = move || -> MakeResult {
-                    let (fd, _) = dir.open_file(&name)?;
-                    // The one that also takes away what should not be there: somebody may have put it on the mirror.
-                    sys::meta::reapply_dir(fd.as_fd(), &meta, &name)
-                };
-                (Doing::Make(item), called(call))
-            }
-            Task::Special(item) => {
-                let (dir, name, entry) = (item.fresh.clone(), item.name.clone(), item.entry.clone());
-                (Doing::Make(item), called(move || -> MakeResult { special(&dir, &name, &entry) }))
-            }
-            Task::Link(item, first) => {
-                let (root, dir, name) = (self.around.fresh.clone(), item.fresh.clone(), item.name.clone());
-                let call = move || -> MakeResult {
-                    let mut at = root;
-                    let Some((above, leaf)) = first.split_last() else {
-                        return Err(SysError::new("link", &name, Errno::INVAL));
-                    };
-                    for component in above.components() {
-                        at = Arc::new(at.hold_dir(component)?);
-                    }
-                    at.link(leaf, &dir, &name).map(|()| AclsKept::All)
-                };
-                (Doing::Make(item), called(call))
-            }
-        }
-    }
-
-    /// Metadata a file gets.
-    fn wanted(&self, entry: &Entry) -> Meta {
-        let mut meta = meta_of(entry);
-        if self.around.bits == SpecialBits::Strip {
-            meta.mode &= !0o6000;
-        }
-        meta
-    }
-
     fn count_stripped(&mut self, entry: &Entry) {
-        if matches!(entry.body, Body::File(_)) && self.wanted(entry).mode != entry.mode {
+        if matches!(entry.body, Body::File(_)) && self.around.wanted(entry).mode != entry.mode {
             self.filled.stripped += 1;
         }
     }
@@ -354,7 +243,7 @@ impl Fill<'_> {
             }
             return self.again(item, which, "has other content in the mirror than its hash says");
         }
-        let wanted = self.wanted(&item.entry);
+        let wanted = self.around.wanted(&item.entry);
         self.count_stripped(&item.entry);
         let stat = &copied.stat;
         let has = Meta {
@@ -473,7 +362,7 @@ impl Feed for Fill<'_> {
         }
         match self.task() {
             Ok(Some(task)) => {
-                let (doing, job) = self.start(task);
+                let (doing, job) = jobs::job(self.around, task);
                 self.next_tag += 1;
                 self.doing.insert(self.next_tag, doing);
                 Next::Job(self.next_tag, job)
@@ -497,33 +386,4 @@ impl Feed for Fill<'_> {
     fn abort(&self) -> bool {
         self.fatal.is_some()
     }
-}
-
-fn called<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Job {
-    Job::Call(Box::new(move || -> Box<dyn Any + Send> { Box::new(call()) }))
-}
-
-fn answer<T: 'static>(value: Box<dyn Any + Send>) -> Result<T> {
-    value
-        .downcast()
-        .map(|value| *value)
-        .map_err(|_| Error::Engine("an answer of another kind than asked for".to_owned()))
-}
-
-/// Makes a symlink or FIFO as the index has it.
-fn special(dir: &Dir, name: &[u8], entry: &Entry) -> MakeResult {
-    let fifo = match &entry.body {
-        Body::Symlink(text) => {
-            dir.symlink(text, name)?;
-            false
-        }
-        Body::Fifo => {
-            dir.mkfifo(name, entry.mode & 0o777)?;
-            true
-        }
-        Body::Dir | Body::File(_) => return Err(SysError::new("make", name, Errno::INVAL)),
-    };
-    let made = dir.stat(name)?;
-    let made_as = MadeAs { uid: made.uid, gid: made.gid, mode: made.mode };
-    sys::meta::apply_special(dir, name, &meta_of(entry), made_as, fifo)
 }

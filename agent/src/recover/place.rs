@@ -23,6 +23,7 @@ use nix::fcntl::{Flock, FlockArg};
 use sys::{Dir, Errno, FileKind, Meta, SysError, WalkBuffer};
 
 use super::backup::Keep;
+use super::staging::Staging;
 use crate::docker::{Container, Docker, DockerError, VolumeRef};
 use crate::error::{Error, Result};
 
@@ -31,18 +32,18 @@ const STEM_MAX: usize = 180;
 
 /// A target: a name in a held directory.
 pub struct Place {
-    parent: Arc<Dir>,
-    name: Vec<u8>,
+    pub(super) parent: Arc<Dir>,
+    pub(super) name: Vec<u8>,
     path: PathBuf,
     shown: String,
-    keep: Keep,
+    pub(super) keep: Keep,
     /// Of a Docker volume that this run created: removed again if nothing comes of it.
     created: bool,
 }
 
 /// What the target is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Now {
+pub(super) enum Now {
     Absent,
     Empty,
     Filled,
@@ -137,7 +138,7 @@ impl Place {
         ))
     }
 
-    fn now(&self) -> Result<Now> {
+    pub(super) fn now(&self) -> Result<Now> {
         let stat = match self.parent.stat(&self.name) {
             Ok(stat) => stat,
             Err(e) if e.errno == Errno::NOENT => return Ok(Now::Absent),
@@ -204,7 +205,7 @@ impl Place {
             Ok(dir)
         };
         let dir = make().map_err(|e| self.failed("make a staging directory beside it", e))?;
-        Ok(Staging { place: self, dir, name, finished, _lock: lock })
+        Ok(Staging::new(self, dir, name, finished, lock))
     }
 
     fn lock(&self) -> Result<Lock> {
@@ -278,7 +279,7 @@ impl Place {
     }
 
     /// Removes the Docker volume again that was created for a recovery that failed.
-    fn uncreate(&self) {
+    pub(super) fn uncreate(&self) {
         // Docker removes the files with the volume: never one that holds anything.
         if let (true, Keep::Volume { docker, name }, Ok(Now::Empty)) = (self.created, &self.keep, self.now())
         {
@@ -296,11 +297,13 @@ fn plain(dir: &Dir, name: &[u8]) -> Result<(), SysError> {
     sys::meta::reapply_dir(dir.as_fd(), &meta, name).map(drop)
 }
 
-fn parse_ready(name: &[u8]) -> Option<u64> {
+/// The inode that a complete tree is named after.
+pub(super) fn parse_ready(name: &[u8]) -> Option<u64> {
     std::str::from_utf8(name.strip_prefix(b"ready-")?).ok()?.parse().ok()
 }
 
-struct Lock {
+/// The lock of one target; removed when dropped.
+pub struct Lock {
     parent: Arc<Dir>,
     name: Vec<u8>,
     _held: Flock<File>,
@@ -310,126 +313,6 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // Removed while held: who opened it before finds that the name is gone, and starts again.
         let _ = self.parent.unlink(&self.name);
-    }
-}
-
-/// A fresh place beside the target. Dropped without [`Staging::swap`], it leaves nothing behind.
-pub struct Staging {
-    place: Place,
-    dir: Dir,
-    name: Vec<u8>,
-    /// Backups of swaps that an earlier run did not end.
-    pub finished: Vec<String>,
-    _lock: Lock,
-}
-
-impl Staging {
-    /// Where it goes.
-    pub fn place(&self) -> &Place {
-        &self.place
-    }
-
-    /// A new empty tree, open.
-    ///
-    /// # Errors
-    /// [`Error::Target`].
-    pub fn tree(&self, name: &[u8]) -> Result<Arc<Dir>> {
-        let make = || {
-            self.dir.mkdir(name, 0o700)?;
-            self.dir.open_dir(name).map(Arc::new)
-        };
-        make().map_err(|e| self.place.failed("make a tree in the staging directory", e))
-    }
-
-    /// Removes a tree.
-    ///
-    /// # Errors
-    /// [`Error::Target`].
-    pub fn remove(&self, name: &[u8]) -> Result<()> {
-        self.dir
-            .remove_tree(name)
-            .map(drop)
-            .map_err(|e| self.place.failed("remove a tree it no longer needs", e))
-    }
-
-    /// Makes the tree `name` durable and puts it in the target's place. Returns the name of the backup, if the
-    /// target held anything.
-    ///
-    /// # Errors
-    /// [`Error::Target`]: the target is as it was.
-    pub fn swap(&self, name: &[u8]) -> Result<Option<String>> {
-        let place = &self.place;
-        let failed = |act: &'static str| move |e| place.failed(act, e);
-        let ino = self.dir.stat(name).map_err(failed("look at the fresh tree"))?.ino;
-        let ready = format!("ready-{ino}").into_bytes();
-        self.dir.rename(name, &self.dir, &ready).map_err(failed("complete the fresh tree"))?;
-        sys::file::sync_filesystem(&self.dir, b"staging").map_err(failed("make the fresh tree durable"))?;
-        place.unused()?;
-        let put = failed("put the fresh tree in its place");
-        if place.now()? != Now::Filled {
-            // Over an empty directory rename replaces it, in one step; over one that got content it fails.
-            self.dir.rename(&ready, &place.parent, &place.name).map_err(put)?;
-            self.sync(&place.parent);
-            return Ok(None);
-        }
-        let backup = place.keep.prepare(&place.parent, &place.name, &place.shown)?;
-        match self.dir.exchange(&ready, &place.parent, &place.name) {
-            Ok(()) => {
-                self.sync(&place.parent);
-                let moved = self.dir.rename(&ready, &backup.dir, &backup.name);
-                moved.map_err(|e| Error::Target {
-                    path: place.shown.clone(),
-                    why: format!(
-                        "holds the new content, but the old could not be moved to {}: {e}. It lies in {}; the next \
-                         recovery of this target moves it",
-                        backup.shown,
-                        proto::path::Escaped(&self.name)
-                    ),
-                })?;
-            }
-            Err(e) if [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP].contains(&e.errno) => {
-                // A file system without exchange: for a moment the target is absent, with both beside it.
-                place.parent.rename(&place.name, &backup.dir, &backup.name).map_err(put)?;
-                if let Err(e) = self.dir.rename(&ready, &place.parent, &place.name) {
-                    let _ = backup.dir.rename(&backup.name, &place.parent, &place.name);
-                    return Err(put(e));
-                }
-            }
-            Err(e) => return Err(put(e)),
-        }
-        self.sync(&place.parent);
-        self.sync(&backup.dir);
-        Ok(Some(backup.shown))
-    }
-
-    /// Renames are ordered after the content by the file system itself; this only makes them last.
-    fn sync(&self, dir: &Dir) {
-        if let Err(error) = sys::file::sync(dir, b".") {
-            tracing::warn!(%error, "the swap is done, but may be undone by a crash of this host in the next seconds");
-        }
-    }
-
-    /// Gives up: removes the staging directory, and the volume if it was made for this.
-    pub fn abandon(self) {
-        let place = &self.place;
-        for name in self.dir.names().unwrap_or_default() {
-            // The old content of a swap that could not be ended is not ours to remove.
-            let ours = match (parse_ready(&name), self.dir.stat(&name)) {
-                (Some(ino), Ok(stat)) => stat.ino == ino,
-                (Some(_), Err(_)) => false,
-                (None, _) => true,
-            };
-            if ours {
-                let _ = self.dir.remove_tree(&name);
-            }
-        }
-        let _ = place.parent.rmdir(&self.name);
-        place.uncreate();
-    }
-
-    /// Ends after the swap.
-    pub fn end(self) {
-        let _ = self.place.parent.rmdir(&self.name);
     }
 }
 

@@ -1,22 +1,21 @@
 //! The comparison: a walk of the tree, merged with the index directory by directory; contents hashed in parallel.
 
-use std::any::Any;
 use std::collections::HashMap;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use proto::{Body, Entry, RelPath};
-use sys::{Dir, FileKind, Stat, SysError, WalkBuffer, Xattrs};
+use sys::{Dir, FileKind, Stat, Xattrs};
 use transfer::{CopyError, CopyJob, Durability, Feed, How, Identity, Job, Next, Outcome};
 
 use super::difference::{Difference, What};
 use super::links::Links;
+use super::listing::{FindResult, Has, ListResult, Listed, Name, Rows, list, next_row};
 use super::subject::Subject;
 use crate::cycle::Progress;
 use crate::error::{Error, Result, on_mirror};
-use crate::index::{DirId, IndexError, ROOT, Row, View, time};
-use crate::recover::{Root, is_absent, is_of_one_file};
+use crate::index::{DirId, ROOT, View, time};
+use crate::recover::{answer, called, is_absent, is_of_one_file};
 
 /// Differences kept word for word; the rest are counted.
 const KEPT_MAX: usize = 100_000;
@@ -78,73 +77,11 @@ pub fn compare(
         return Err(error);
     }
     ran.map_err(|e| Error::Engine(e.to_string()))?;
+    for (path, wrong) in std::mem::take(&mut walk.links).judge() {
+        walk.differs(&path, What::Link, wrong);
+    }
     walk.result.differences.sort_by(|a, b| a.path.cmp(&b.path).then(a.what.cmp(&b.what)));
     Ok(walk.result)
-}
-
-/// One name of a directory, as it is.
-struct Name {
-    name: Box<[u8]>,
-    /// What it is; or that it could not be looked at.
-    stat: Result<Stat, SysError>,
-    /// Of a symlink.
-    text: Option<Vec<u8>>,
-    /// Of a FIFO.
-    xattrs: Xattrs,
-}
-
-/// A directory, as it is.
-struct Listed {
-    dir: Arc<Dir>,
-    stat: Stat,
-    xattrs: Xattrs,
-    names: Vec<Name>,
-}
-
-type ListResult = Result<Listed, SysError>;
-type FindResult = Result<(Arc<Dir>, Stat), SysError>;
-
-/// Lists a directory below `above`, or from the root.
-fn list(root: &Root, above: Option<(&Dir, &[u8])>, path: &RelPath) -> ListResult {
-    let opened = match above {
-        Some((above, name)) => above.open_dir(name),
-        None => root.dir(path),
-    };
-    let read = |dir: Dir| -> ListResult {
-        let stat = dir.stat_self()?;
-        let xattrs = sys::meta::read_xattrs(dir.as_fd())?.kept;
-        let mut found: Vec<Box<[u8]>> = Vec::new();
-        dir.read(&mut WalkBuffer::default(), |entry| found.push(entry.name.into()))?;
-        found.sort_unstable();
-        found.dedup();
-        let mut names = Vec::with_capacity(found.len());
-        for name in found {
-            let stat = match dir.stat(&name) {
-                Err(e) if e.is_gone() => continue,
-                other => other,
-            };
-            let is_link = stat.as_ref().is_ok_and(|stat| stat.kind == FileKind::Symlink);
-            let text = if is_link { dir.readlink(&name).ok() } else { None };
-            let is_fifo = stat.as_ref().is_ok_and(|stat| stat.kind == FileKind::Fifo);
-            let xattrs = if is_fifo { sys::meta::read_fifo_xattrs(&dir, &name)?.kept } else { Xattrs::new() };
-            names.push(Name { name, stat, text, xattrs });
-        }
-        Ok(Listed { dir: Arc::new(dir), stat, xattrs, names })
-    };
-    match opened.and_then(read) {
-        // Replaced a moment ago: once more, from the root.
-        Err(e) if above.is_some() && is_absent(e.errno) => list(root, None, path),
-        other => other,
-    }
-}
-
-type Rows = redb::Range<'static, &'static [u8], &'static [u8]>;
-
-/// A row of the index: its name, its number if it is a directory, and its entry.
-struct Has {
-    name: Vec<u8>,
-    id: DirId,
-    entry: Arc<Entry>,
 }
 
 struct Level {
@@ -153,17 +90,6 @@ struct Level {
     names: std::iter::Peekable<std::vec::IntoIter<Name>>,
     rows: Rows,
     row: Option<Has>,
-}
-
-fn next_row(rows: &mut Rows, path: &RelPath) -> Result<Option<Has>, IndexError> {
-    let Some(row) = rows.next() else { return Ok(None) };
-    let (key, value) = row.map_err(|e| IndexError::Store { act: "scan", source: Box::new(e.into()) })?;
-    let name = key.value()[8..].to_vec();
-    let row = Row(value.value());
-    match (row.facts(), row.entry()) {
-        (Some(facts), Some(entry)) => Ok(Some(Has { name, id: facts.dir_id, entry: Arc::new(entry) })),
-        _ => Err(IndexError::Row(path.join(&name))),
-    }
 }
 
 struct Item {
@@ -319,10 +245,8 @@ impl Walk<'_> {
             return None;
         }
         self.metadata(&path, &entry, &stat);
-        if !entry.is_dir()
-            && let Some(wrong) = self.links.add(&path, &entry, &stat)
-        {
-            self.differs(&path, What::Link, wrong);
+        if !entry.is_dir() {
+            self.links.add(&path, &entry, &stat);
         }
         match &entry.body {
             Body::Fifo => {
@@ -510,15 +434,6 @@ impl Feed for Walk<'_> {
     fn abort(&self) -> bool {
         self.fatal.is_some()
     }
-}
-
-fn called<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Job {
-    Job::Call(Box::new(move || -> Box<dyn Any + Send> { Box::new(call()) }))
-}
-
-fn answer<T: 'static>(value: Box<dyn Any + Send>) -> Result<T> {
-    let wrong = |_| Error::Engine("an answer of another kind than asked for".to_owned());
-    value.downcast().map(|value| *value).map_err(wrong)
 }
 
 fn kind_of(entry: &Entry) -> FileKind {

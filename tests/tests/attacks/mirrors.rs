@@ -107,3 +107,27 @@ fn a_symlink_in_place_of_the_mirror() {
     }
     field.assert_unharmed();
 }
+
+/// A10: a component of the state directory's path belongs to another user, who could exchange it.
+///
+/// Fails on a weakened build: `StateDir::at` does not ask who owns what leads to it.
+#[test]
+fn a_state_directory_of_somebody_else() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let field = Field::new();
+    write(&field.at("file"), "content");
+    let theirs = field.dir.path().join("theirs");
+    mkdir(&theirs);
+    let target = field.dir.path().join("target");
+    mkdir(&target);
+    symlink(&target, theirs.join("state")).unwrap();
+    std::os::unix::fs::lchown(theirs.join("state"), Some(1000), Some(1000)).unwrap();
+    std::os::unix::fs::chown(&theirs, Some(1000), Some(1000)).unwrap();
+    for state in [theirs.join("state"), theirs.join("new")] {
+        let site = Site::of(&field.site.volume, &field.site.mirror, &state);
+        assert!(site.sync().is_err(), "{} was used", state.display());
+        assert!(is_empty(&target));
+    }
+}

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use harness::faultfs::{FaultFs, Op};
 use harness::gate::{Need, require};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use proto::ExceptionClass;
@@ -113,4 +114,42 @@ fn a_mount_comes_and_goes() {
         assert!(mounter.join().unwrap() > 100);
     });
     field.assert_unharmed();
+}
+
+/// C4: a FUSE file system inside the volume answers nothing any more.
+///
+/// Fails on a weakened build: `LOOK` without what keeps `statx` from asking the server, `refuse` without its line
+/// for mounts.
+#[test]
+fn a_fuse_mount_blocks() {
+    if !require(&[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let disk = FaultFs::start().unwrap();
+    let field = Field::new();
+    mkdir(&field.at("fuse"));
+    write(&field.at("fuse-file"), "covered");
+    write(&field.at("other"), "content");
+    write(&disk.path().join("inside"), "inside");
+    let _mounted = [
+        Mounted::bind(disk.path(), &field.at("fuse")),
+        Mounted::bind(&disk.path().join("inside"), &field.at("fuse-file")),
+    ];
+    // Every question, the attributes of the mount's own root among them, is held back.
+    for op in Op::ALL {
+        disk.inject(harness::faultfs::Rule::new(op, harness::faultfs::Action::Stall).every()).unwrap();
+    }
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let field = &field;
+        scope.spawn(move || tell.send(field.site.sync().map_err(|e| super::common::crash::chain(&e))));
+        let first = told.recv_timeout(Duration::from_secs(20));
+        // Let go before judging: the thread must end in any case.
+        let _ = disk.clear_faults();
+        let _ = disk.release();
+        let report = first.expect("the sync waits for a mount inside the volume").unwrap();
+        assert_eq!(report.totals.left_out, 2, "{report:?}");
+    });
+    assert_eq!(std::fs::read(field.copy("other")).unwrap(), b"content");
+    assert!(!field.copy("fuse/inside").exists());
 }

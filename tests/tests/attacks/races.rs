@@ -402,10 +402,10 @@ fn files_change_under_the_copy() {
                 round += 1;
                 grows.seek(SeekFrom::End(0)).unwrap();
                 grows.write_all(&[round as u8; 4096]).unwrap();
-                if round % 512 == 0 {
+                if round.is_multiple_of(512) {
                     grows.set_len(1 << 20).unwrap();
                 }
-                shrinks.set_len(if round % 2 == 0 { 100 } else { 2 << 20 }).unwrap();
+                shrinks.set_len(if round.is_multiple_of(2) { 100 } else { 2 << 20 }).unwrap();
                 rewritten.seek(SeekFrom::Start((round % 512) * 4096)).unwrap();
                 rewritten.write_all(&[round as u8; 4096]).unwrap();
             }

@@ -22,6 +22,8 @@ pub struct Site {
 impl Site {
     /// A lane below `base`: `volume/`, `store/mirror`, `state/`.
     pub fn below(base: &Path) -> Self {
+        // The product clears the umask of this process; a state directory must not lie where everybody may write.
+        std::fs::set_permissions(base, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
         let site = Self::of(&base.join("volume"), &base.join("store/mirror"), &base.join("state"));
         std::fs::create_dir_all(&site.volume).unwrap();
         std::fs::create_dir_all(base.join("store")).unwrap();
@@ -70,5 +72,7 @@ pub fn options() -> CycleOptions {
 /// A temporary directory in memory where there is one: many tests make and drop thousands of small trees.
 pub fn in_memory() -> tempfile::TempDir {
     let shm = Path::new("/dev/shm");
-    if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap()
+    let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    dir
 }
