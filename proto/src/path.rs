@@ -128,7 +128,7 @@ fn escape(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 '\\' => f.write_str("\\\\")?,
                 // Control characters, bidirectional overrides and joiners: a name must not steer a terminal.
                 c if c.is_control()
-                    || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}') =>
+                    || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{61c}' | '\u{2060}'..='\u{2069}' | '\u{feff}') =>
                 {
                     write!(f, "\\u{{{:x}}}", c as u32)?;
                 }

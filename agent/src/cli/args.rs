@@ -49,7 +49,8 @@ pub struct RecoverArgs {
     /// Keep setuid and setgid bits of files in a plain directory. In a Docker volume they are always kept.
     #[arg(long)]
     pub preserve_suid: bool,
-    /// How files are copied; auto takes io_uring where the kernel allows it.
+    /// How files are copied; auto takes io_uring towards a mount, where the kernel allows it, and plain calls towards
+    /// a local disk.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,
     /// Files in flight at once.

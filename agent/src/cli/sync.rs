@@ -27,7 +27,7 @@ pub fn run(args: &SyncArgs, ui: &Ui) -> Result<Exit> {
     let state = StateDir::open()?;
     let ownership = if args.take_over { Ownership::TakeOver } else { Ownership::Ours };
     let (mut lane, tenure) = Lane::open_writer(&state, &mirror, ownership)?;
-    let mut options = options(args, ui);
+    let mut options = options(args, lane.ledger.root.pinned().kind().may_hang(), ui);
     let progress = Arc::new(Progress::default());
     loop {
         let shown = ui.show(&progress);
@@ -60,12 +60,14 @@ pub fn run(args: &SyncArgs, ui: &Ui) -> Result<Exit> {
     }
 }
 
-fn options(args: &SyncArgs, ui: &Ui) -> CycleOptions {
+fn options(args: &SyncArgs, may_hang: bool, ui: &Ui) -> CycleOptions {
     let engine = match args.engine {
         EngineArg::Plain => transfer::Engine::Plain,
         EngineArg::Ring => transfer::Engine::Ring,
         EngineArg::Auto => {
-            let (engine, why_not) = transfer::Engine::pick();
+            let target = if may_hang { transfer::Side::MayHang } else { transfer::Side::Local };
+            let options = transfer::Options { target, ..transfer::Options::default() };
+            let (engine, why_not) = transfer::Engine::pick_for(&options);
             if let Some(why_not) = why_not {
                 ui.remark(format_args!("copying without io_uring: {why_not}"));
             }

@@ -20,6 +20,9 @@ pub const PATH_MAX: usize = 3900;
 /// Largest sum of holes in one file: they are hashed like zeros, and 64 GiB of zeros take half a minute.
 pub const HOLES_MAX: u64 = 64 << 30;
 
+/// Largest file: its block hashes, 32 bytes per MiB, have to fit one record of the redo log (8 MiB).
+pub const FILE_MAX: u64 = 200 << 30;
+
 /// An inode of the volume, named for ever: a reused number has another birth time.
 pub type InodeKey = (u64, Option<Time>);
 
@@ -369,6 +372,8 @@ pub fn refuse(path: &RelPath, stat: &Stat, mount: (u64, (u32, u32))) -> Option<R
         (ExceptionClass::Quarantined, "lies deeper than 200 directories")
     } else if path.as_bytes().len() > PATH_MAX {
         (ExceptionClass::Quarantined, "path is longer than 3,900 bytes")
+    } else if stat.kind == FileKind::File && stat.size > FILE_MAX {
+        (ExceptionClass::Quarantined, "is larger than 200 GiB")
     } else if stat.kind == FileKind::File && stat.size.saturating_sub(stat.allocated) > HOLES_MAX {
         (ExceptionClass::Quarantined, "has more than 64 GiB of holes")
     } else {
