@@ -27,6 +27,8 @@ struct Planned {
     generation: Generation,
     new: Vec<New>,
     changed: Vec<Changed>,
+    /// Written just before they were read, or touched since: they are looked into, and may turn out the same.
+    to_be_compared: Vec<RelPath>,
     moved: Vec<Moved>,
     deleted: Vec<Deleted>,
     directories: Vec<RelPath>,
@@ -54,8 +56,6 @@ struct New {
 struct Changed {
     path: RelPath,
     bytes: u64,
-    /// Only its facts moved: content is compared first, and may turn out the same.
-    to_be_compared: bool,
 }
 
 #[derive(serde::Serialize)]
@@ -165,7 +165,13 @@ fn make(view: &View, volume: &Volume, options: &CycleOptions, all: bool) -> Resu
         planned.deleted.push(Deleted { path: missing.old.clone(), directory, entries });
     }
     for found in &plan.dirs {
-        planned.directories.push(found.path.clone());
+        let as_it_was = view.entry(&found.old)?.is_some_and(|entry| {
+            let mtime = crate::index::time(found.stat.mtime);
+            let stat = &found.stat;
+            (entry.mode, entry.uid, entry.gid, entry.mtime) == (stat.mode, stat.uid, stat.gid, mtime)
+        });
+        let list = if as_it_was { &mut planned.to_be_compared } else { &mut planned.directories };
+        list.push(found.path.clone());
     }
     for refusal in &plan.rest.refused {
         planned.refused.push(Refused {
@@ -198,11 +204,14 @@ impl Planned {
     }
 
     fn add_changed(&mut self, path: &RelPath, stat: &Stat, quick: Quick) {
+        if quick == Quick::Touched {
+            self.to_be_compared.push(path.clone());
+            return;
+        }
         let bytes = if stat.kind == FileKind::File { stat.size } else { 0 };
         self.files_to_copy += u64::from(stat.kind == FileKind::File);
         self.bytes_to_copy += bytes;
-        let to_be_compared = quick == Quick::Touched && stat.kind == FileKind::File;
-        self.changed.push(Changed { path: path.clone(), bytes, to_be_compared });
+        self.changed.push(Changed { path: path.clone(), bytes });
     }
 
     /// Counts what a new directory holds: a plan looks at no more than names and sizes there.
@@ -283,6 +292,7 @@ impl Planned {
     fn sort(&mut self) {
         self.new.sort_by(|a, b| a.path.cmp(&b.path));
         self.changed.sort_by(|a, b| a.path.cmp(&b.path));
+        self.to_be_compared.sort();
         self.moved.sort_by(|a, b| a.to.cmp(&b.to));
         self.deleted.sort_by(|a, b| a.path.cmp(&b.path));
         self.directories.sort();
@@ -311,10 +321,8 @@ fn say(planned: &Planned, all: bool, ui: &Ui) {
         lines.extend(new.below.iter().map(|path| format!("+ {path}")));
     }
     show(lines, all, ui);
-    let changed = planned.changed.iter().map(|changed| {
-        let what = if changed.to_be_compared { ", content to be compared" } else { "" };
-        format!("~ {} ({}{what})", changed.path, bytes(changed.bytes))
-    });
+    let changed =
+        planned.changed.iter().map(|changed| format!("~ {} ({})", changed.path, bytes(changed.bytes)));
     show(changed.collect(), all, ui);
     show(planned.moved.iter().map(|moved| format!("> {} -> {}", moved.from, moved.to)).collect(), all, ui);
     let deleted = planned.deleted.iter().map(|deleted| {
@@ -332,6 +340,15 @@ fn say(planned: &Planned, all: bool, ui: &Ui) {
         format!("! {} ({word}: {})", refused.path, refused.reason)
     });
     show(refused.collect(), all, ui);
+    if !planned.to_be_compared.is_empty() {
+        ui.line(format_args!(
+            "{} paths were written just before they were read, or touched since: a sync compares them again",
+            count(planned.to_be_compared.len() as u64)
+        ));
+        if all {
+            show(planned.to_be_compared.iter().map(|path| format!("? {path}")).collect(), all, ui);
+        }
+    }
     if planned.is_empty() {
         ui.line(format_args!("nothing to do: the volume is as generation {} has it", planned.generation));
         return;
