@@ -224,7 +224,7 @@ fn unreadable_and_immutable_files_are_copied() {
     write(&site.volume.join("none"), "none");
     write(&site.volume.join("immutable"), "immutable");
     for path in ["closed/inside", "none", "closed"] {
-        std::fs::set_permissions(site.volume.join(path), PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(site.volume.join(path), PermissionsExt::from_mode(0o000)).unwrap();
     }
     let chattr = |flag: &str| {
         let done = Command::new("chattr").arg(flag).arg(site.volume.join("immutable")).status().unwrap();

@@ -142,7 +142,10 @@ fn a_fuse_mount_blocks() {
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         let field = &field;
-        scope.spawn(move || tell.send(field.site.sync().map_err(|e| super::common::crash::chain(&e))));
+        scope.spawn(move || {
+            let report = field.site.sync().map_err(|e| super::common::crash::chain(&e));
+            tell.send(Box::new(report)).is_ok()
+        });
         let first = told.recv_timeout(Duration::from_secs(20));
         // Let go before judging: the thread must end in any case.
         let _ = disk.clear_faults();
