@@ -19,6 +19,8 @@ pub struct Artifact {
     pub kind: String,
     /// Its main source file.
     pub source: PathBuf,
+    /// Whether it is a program of tests.
+    pub is_test: bool,
     /// The program.
     pub executable: PathBuf,
 }
@@ -82,6 +84,7 @@ fn artifact(message: &Value) -> Option<Artifact> {
         target: target["name"].as_str()?.to_owned(),
         kind: target["kind"][0].as_str()?.to_owned(),
         source: path(&target["src_path"])?,
+        is_test: message["profile"]["test"] == true,
     })
 }
 

@@ -88,7 +88,7 @@ impl Sum {
             }
         };
         say("build", begin, "ok");
-        programs.retain(|program| ["lib", "bin", "test"].contains(&program.kind.as_str()));
+        programs.retain(|program| program.is_test && ["lib", "bin", "test"].contains(&program.kind.as_str()));
         // Cheapest first, those with a lab last.
         programs.sort_by_key(|program| (is_serial(program), program.kind == "test", label(program)));
         if args.list {
