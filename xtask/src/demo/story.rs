@@ -78,7 +78,7 @@ impl Story<'_> {
             .context("the report of sync")?;
         let number = |key: &str| report[key].as_u64().with_context(|| format!("{key} in the report"));
         tell::printed(&format!(
-            "generation {}: {} names staged, of which {} files were there already; {} MB sent",
+            "generation {}: {} names staged, of which {} files were there already; {} MiB sent",
             number("generation")?,
             number("staged")?,
             number("resumed")?,
@@ -126,6 +126,7 @@ impl Story<'_> {
         if first.code == 3 {
             tell::text("host0 will not come back, so host1 takes the lane over:");
             self.site.tidegate(1, &["recover", &host.mirror, &target, "--take-over"], &[0])?;
+            tell::text("(generation 5 is the mark of the take-over; it changes nothing)");
         }
         self.same(&self.volume(), &host.local.join("jenkins_home-after"))?;
         self.site.tidegate(1, &["verify", &host.mirror], &[0])?;
@@ -168,7 +169,7 @@ impl Story<'_> {
         let report = compare::compare(truth, copy, &Options::default())?;
         ensure!(report.is_same(), "the recovered volume differs:\n{report}");
         self.prove(&format!(
-            "{} names, {} files, {} MB are equal in content, owner, mode, time and attributes ({:.1} s, an independent comparer)",
+            "{} names, {} files, {} MiB are equal in content, owner, mode, time and attributes ({:.1} s, an independent comparer)",
             report.entries,
             report.files,
             report.bytes >> 20,
