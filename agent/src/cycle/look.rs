@@ -372,10 +372,10 @@ pub fn refuse(path: &RelPath, stat: &Stat, mount: (u64, (u32, u32))) -> Option<R
         (ExceptionClass::Quarantined, "lies deeper than 200 directories")
     } else if path.as_bytes().len() > PATH_MAX {
         (ExceptionClass::Quarantined, "path is longer than 3,900 bytes")
-    } else if stat.kind == FileKind::File && stat.size > FILE_MAX {
-        (ExceptionClass::Quarantined, "is larger than 200 GiB")
     } else if stat.kind == FileKind::File && stat.size.saturating_sub(stat.allocated) > HOLES_MAX {
         (ExceptionClass::Quarantined, "has more than 64 GiB of holes")
+    } else if stat.kind == FileKind::File && stat.size > FILE_MAX {
+        (ExceptionClass::Quarantined, "is larger than 200 GiB")
     } else {
         return None;
     };
