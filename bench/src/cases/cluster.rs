@@ -116,7 +116,7 @@ pub fn cost(profile: &Profile, files: u64) -> Value {
     let mut kinds: Vec<_> = kinds.into_iter().collect();
     kinds.sort_by_key(|(_, hits)| std::cmp::Reverse(*hits));
     let kinds: serde_json::Map<String, Value> =
-        kinds.into_iter().take(12).map(|(kind, hits)| (kind, hits.into())).collect();
+        kinds.into_iter().take(20).map(|(kind, hits)| (kind, hits.into())).collect();
     json!({
         "requests_per_brick": requests,
         "requests_per_file_per_brick": (most as f64 / files.max(1) as f64 * 100.0).round() / 100.0,

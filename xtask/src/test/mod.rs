@@ -141,7 +141,7 @@ impl Sum {
         println!();
         if self.helpers > 0 {
             println!(
-                "{} helpers, which other tests run in processes of their own, are not counted",
+                "not counted, because other tests run them as processes of their own: {} helpers",
                 self.helpers
             );
         }
@@ -194,8 +194,12 @@ fn is_serial(program: &Artifact) -> bool {
     let uses_lab = |path: &Path| {
         fs::read_to_string(path).is_ok_and(|text| text.contains("lab::") || text.contains("Engine::start"))
     };
-    let beside = program.source.with_extension("");
+    // Modules of `lab.rs` are in `lab/`, those of `lab/main.rs` beside it.
+    let modules = match program.source.file_stem() {
+        Some(stem) if stem == "main" => program.source.parent().unwrap_or(Path::new("")).to_owned(),
+        _ => program.source.with_extension(""),
+    };
     program.kind == "test"
         && (uses_lab(&program.source)
-            || fs::read_dir(beside).into_iter().flatten().flatten().any(|file| uses_lab(&file.path())))
+            || fs::read_dir(modules).into_iter().flatten().flatten().any(|file| uses_lab(&file.path())))
 }
