@@ -133,6 +133,9 @@ fn say(report: &CycleReport, ui: &Ui) {
             count(if report.halted.is_some() { 0 } else { report.deleted }),
             seconds.look + seconds.stage + seconds.seal + seconds.publish,
         ));
+        if report.resumed > 0 {
+            ui.line(format_args!("{} files were staged by an interrupted run", count(report.resumed)));
+        }
     } else {
         ui.line(format_args!(
             "in sync at generation {}: nothing changed among {} names ({:.2} s)",

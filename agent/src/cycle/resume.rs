@@ -64,11 +64,6 @@ impl Resume {
         !self.roots.is_empty()
     }
 
-    /// How many files need not be copied again, if the volume agrees.
-    pub fn len(&self) -> usize {
-        self.files.len()
-    }
-
     /// The staged name an earlier run gave `path`.
     pub fn root(&self, path: &RelPath) -> Option<StagedName> {
         self.roots.get(path).copied()

@@ -154,7 +154,6 @@ impl Cycle<'_> {
 
         let run = u64::from_le_bytes(sys::host::random());
         let (spool, resume) = self.spool(nothing)?;
-        let resumed_before = resume.len() as u64;
         let around = Around {
             volume: self.volume,
             view: &view,
@@ -193,7 +192,7 @@ impl Cycle<'_> {
             moved: moves.len() as u64,
             deleted,
             looked_at,
-            resumed: resumed_before,
+            resumed: staged.resumed,
             totals: view.position().totals,
             halted: halted.clone(),
             acls_in_ledger_only: staged.acls_lost,

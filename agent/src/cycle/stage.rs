@@ -30,6 +30,9 @@ use crate::volume::Volume;
 /// Files up to this size are sent whole when they changed: finding out what changed costs as much.
 const DELTA_MIN: u64 = 4 << 20;
 
+/// Names between two flushes of the record: one small local write per so many copies.
+const FLUSH_EVERY: u64 = 32;
+
 /// Counters of a running stage, for a progress display.
 #[derive(Default)]
 pub struct Progress {
@@ -142,6 +145,8 @@ pub struct Staged {
     pub bytes_sent: u64,
     /// Names staged.
     pub entries: u64,
+    /// Of these, files that an earlier run had staged.
+    pub resumed: u64,
 }
 
 /// What staging needs from around it.
@@ -213,6 +218,7 @@ impl<'a> Stager<'a> {
             acls_lost: false,
             bytes_sent: 0,
             entries: 0,
+            resumed: 0,
         };
         let stat = &around.volume.stat;
         Self {
@@ -593,6 +599,7 @@ impl<'a> Stager<'a> {
     }
 
     fn resumed(&mut self, item: Item, entry: Entry) {
+        self.staged.resumed += 1;
         self.around.progress.bytes.fetch_add(item.stat.size, Ordering::Relaxed);
         self.content_staged(item, entry);
     }
@@ -619,7 +626,11 @@ impl<'a> Stager<'a> {
             }
             Dest::Tree(_) => Op::Below { path: item.path, entry },
         };
-        if let Err(error) = self.staged.spool.push(&op) {
+        let recorded = self.staged.spool.push(&op).and_then(|()| {
+            // What a killed run had staged is worth only what it had recorded.
+            if self.staged.entries.is_multiple_of(FLUSH_EVERY) { self.staged.spool.flush() } else { Ok(()) }
+        });
+        if let Err(error) = recorded {
             self.failed.get_or_insert(error);
         }
         if let Dest::Tree(id) = item.dest {
