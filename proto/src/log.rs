@@ -2,7 +2,8 @@
 //!
 //! A log is `LogHeader`, any number of [`Op`], `LogTrailer`. Carried out in order on generation g−1 its
 //! operations give generation g: everything that leaves a name first (outs, deepest first, old paths), then
-//! everything that takes one (installs, outermost first, new paths), then metadata of directories.
+//! everything that takes one (installs, outermost first, new paths), then files that grow, then metadata of
+//! directories.
 
 use crate::codec::{Decode, Encode};
 use crate::entry::{Entry, Time};
@@ -81,6 +82,20 @@ pub enum Op {
     Facts {
         /// Path.
         path: RelPath,
+        /// What it is from now on.
+        entry: Entry,
+    },
+    /// A large file keeps its first `from` bytes: it is taken into `stage.N`, gets what is behind them and its
+    /// metadata, and goes back. In the mirror itself it is never written to.
+    Grow {
+        /// Path in the new generation.
+        path: RelPath,
+        /// Its name in `stage.N` meanwhile.
+        via: StagedName,
+        /// Its size in the old generation.
+        from: u64,
+        /// What is behind that, a file of its own in `stage.N`; none when only metadata changed.
+        tail: Option<StagedName>,
         /// What it is from now on.
         entry: Entry,
     },
@@ -321,7 +336,8 @@ impl Op {
             | Self::Dir { path, .. }
             | Self::Except { path, .. }
             | Self::Clear { path }
-            | Self::Facts { path, .. } => path,
+            | Self::Facts { path, .. }
+            | Self::Grow { path, .. } => path,
         }
     }
 }

@@ -82,7 +82,13 @@ fn header() -> LogHeader {
     }
 }
 
-/// Every variant of every enum of the format, in the order of a real log.
+/// Files that grow: operations that came later than those of [`ops`], in a fixture of their own.
+fn grows() -> Vec<Op> {
+    let grow = |path, via, tail| Op::Grow { path, via, from: 5 << 20, tail, entry: large_file() };
+    vec![grow(path("a/log"), name(4), Some(name(5))), grow(path("a/mode"), name(6), None)]
+}
+
+/// Every other variant of every enum of the format, in the order of a real log.
 fn ops() -> Vec<Op> {
     let exception = |class, errno| Exception {
         class,
@@ -108,11 +114,11 @@ fn ops() -> Vec<Op> {
     ]
 }
 
-fn log_bytes() -> (Vec<u8>, Vec<LogRecord>) {
+fn log_bytes(ops: Vec<Op>) -> (Vec<u8>, Vec<LogRecord>) {
     let mut bytes = Vec::new();
     let mut records = vec![LogRecord::Header(header())];
     let mut writer = LogWriter::start(&header(), &mut bytes).expect("header");
-    for op in ops() {
+    for op in ops {
         writer.op(&op, &mut bytes).expect("op");
         records.push(LogRecord::Op(op));
     }
@@ -198,9 +204,11 @@ fn the_file_head() {
 
 #[test]
 fn a_log_with_every_operation() {
-    let (bytes, records) = log_bytes();
-    let stored = golden("log.bin", &bytes);
-    assert_eq!(read_log(&stored).expect("decode the fixture"), records);
+    for (file, ops) in [("log.bin", ops()), ("log-grow.bin", grows())] {
+        let (bytes, records) = log_bytes(ops);
+        let stored = golden(file, &bytes);
+        assert_eq!(read_log(&stored).expect("decode the fixture"), records);
+    }
 }
 
 /// The example of `docs/formats/ledger.md`, written by hand from its rules, but for the checksum.
@@ -291,7 +299,7 @@ macro_rules! variants {
     };
 }
 
-variants! { op: Op, next 7;
+variants! { op: Op, next 8;
     out = 0: Op::Out { .. } => Op::Out { path: path("a"), to: Leaves::Trash(name(3)) };
     install = 1: Op::Install { .. } =>
         Op::Install { path: path("a"), staged: name(3), entry: small_file(), source: Source::Fresh };
@@ -305,6 +313,8 @@ variants! { op: Op, next 7;
     };
     clear = 5: Op::Clear { .. } => Op::Clear { path: path("a") };
     facts = 6: Op::Facts { .. } => Op::Facts { path: path("a"), entry: small_file() };
+    grow = 7: Op::Grow { .. } =>
+        Op::Grow { path: path("a"), via: name(3), from: 1 << 20, tail: None, entry: large_file() };
 }
 
 variants! { leaves: Leaves, next 2;

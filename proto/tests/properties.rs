@@ -105,6 +105,8 @@ fn op() -> impl Strategy<Value = Op> {
         (path(), exception).prop_map(|(path, exception)| Op::Except { path, exception }),
         path().prop_map(|path| Op::Clear { path }),
         (path(), entry()).prop_map(|(path, entry)| Op::Facts { path, entry }),
+        (path(), name(), any::<u64>(), proptest::option::of(name()), entry())
+            .prop_map(|(path, via, from, tail, entry)| Op::Grow { path, via, from, tail, entry }),
     ]
 }
 

@@ -242,6 +242,22 @@ impl Dir {
         rfs::openat(&self.fd, one(name)?, flags, Mode::from_raw_mode(mode)).map_err(ctx("create", name))
     }
 
+    /// Opens the regular file `name`, in a directory of ours, for reading and writing.
+    ///
+    /// # Errors
+    /// `EINVAL` when it is no regular file, `ELOOP` for a symlink, `ENOENT`.
+    pub fn open_to_change(&self, name: &[u8]) -> Result<(OwnedFd, Stat), SysError> {
+        let failed = |errno| SysError::new("open for writing", name, errno);
+        // A FIFO without a reader and a device would make the open wait or act: without blocking neither does.
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rfs::openat(&self.fd, one(name)?, flags, Mode::empty()).map_err(failed)?;
+        let stat = crate::file::stat(&fd, name)?;
+        if stat.kind != crate::FileKind::File {
+            return Err(failed(Errno::INVAL));
+        }
+        Ok((fd, stat))
+    }
+
     /// Makes the directory `name`.
     ///
     /// # Errors

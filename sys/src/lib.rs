@@ -4,7 +4,7 @@
 //! function takes a path with more than one component except the two that open a root. That one rule is what
 //! keeps a container from steering a root process out of its volume by swapping a directory for a symlink.
 //!
-//! In reading order: [`error`], [`stat`], [`dir`], [`file`], [`meta`], [`mount`], [`uring`].
+//! In reading order: [`error`], [`stat`], [`dir`], [`file`], [`meta`], [`owner`], [`mount`], [`uring`].
 
 pub mod dir;
 pub mod error;
@@ -12,10 +12,12 @@ pub mod file;
 pub mod host;
 pub mod meta;
 pub mod mount;
+pub mod owner;
 pub mod stat;
 pub mod uring;
 
 pub use dir::{Dir, DirEntry, EntryType, WalkBuffer};
 pub use error::{Errno, SysError};
 pub use meta::{Meta, Xattrs};
+pub use owner::Owner;
 pub use stat::{FileKind, Stat, Time};

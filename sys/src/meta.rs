@@ -6,6 +6,7 @@ use rustix::fs::{self as rfs, AtFlags, Mode, OFlags, StatxFlags, Timespec, Times
 
 use crate::dir::{Dir, one};
 use crate::error::{Errno, SysError, ctx};
+use crate::owner::Owner;
 use crate::stat::Time;
 
 /// Extended attributes we carry, sorted by name: `user.*` and the two POSIX ACLs.
@@ -162,11 +163,35 @@ pub fn apply(fd: BorrowedFd<'_>, meta: &Meta, made_as: MadeAs, object: &[u8]) ->
     Ok(acls)
 }
 
-/// Makes an existing directory agree with `meta`, also taking away carried attributes it should not have.
+/// Gives a fresh directory its owner at once, so that this owner may create in it. `dir` may be only held.
+///
+/// # Errors
+/// The kernel's errno.
+pub fn own_dir(dir: &Dir, owner: Owner, object: &[u8]) -> Result<(), SysError> {
+    let (uid, gid) = (rustix::fs::Uid::from_raw(owner.uid), rustix::fs::Gid::from_raw(owner.gid));
+    rfs::chownat(dir, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).map_err(ctx("chown", object))
+}
+
+/// As [`apply`] for a directory that is only held ([`Dir::hold_dir`]): opened only if its times are not all there
+/// is to set, because on a mirror an open is a request of its own.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_dir(dir: &Dir, meta: &Meta, made_as: MadeAs, object: &[u8]) -> Result<AclsKept, SysError> {
+    let as_made = made_as.mode == meta.mode && made_as.uid == meta.uid && made_as.gid == meta.gid;
+    if as_made && meta.xattrs.is_empty() {
+        rfs::utimensat(dir, "", &timestamps(meta.mtime), AtFlags::EMPTY_PATH)
+            .map_err(ctx("set times of", object))?;
+        return Ok(AclsKept::All);
+    }
+    apply(dir.reopen()?.as_fd(), meta, made_as, object)
+}
+
+/// Makes an existing file or directory agree with `meta`, also taking away carried attributes it should not have.
 ///
 /// # Errors
 /// As [`apply`]; safe to repeat.
-pub fn reapply_dir(fd: BorrowedFd<'_>, meta: &Meta, object: &[u8]) -> Result<AclsKept, SysError> {
+pub fn reapply(fd: BorrowedFd<'_>, meta: &Meta, object: &[u8]) -> Result<AclsKept, SysError> {
     let stx = rfs::statx(fd, "", AtFlags::EMPTY_PATH, crate::stat::WANTED).map_err(ctx("stat", object))?;
     let now = crate::Stat::from(&stx);
     for (name, _) in read_xattrs(fd)?.kept {

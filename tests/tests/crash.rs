@@ -35,6 +35,8 @@ fn first(volume: &Path) {
     put("y/inside", b"y");
     put("swap", b"a file that becomes a directory");
     put("large", &vec![7; 5 << 20]);
+    put("jobs/grows", &vec![6; (4 << 20) + 77]);
+    put("dressed", &vec![5; 4 << 20]);
     put("linked", b"two names");
     std::fs::hard_link(volume.join("linked"), volume.join("jobs/linked-too")).unwrap();
 }
@@ -76,6 +78,9 @@ fn then(volume: &Path) {
     large[3 << 20] = 8;
     large.extend_from_slice(b"appended");
     std::fs::write(at("large"), large).unwrap();
+    let mut grows = std::fs::File::options().append(true).open(at("jobs/grows")).unwrap();
+    std::io::Write::write_all(&mut grows, &vec![9; (1 << 20) + 1]).unwrap();
+    std::fs::set_permissions(at("dressed"), PermissionsExt::from_mode(0o600)).unwrap();
     std::fs::write(at("linked"), b"both names change").unwrap();
     std::fs::hard_link(at("linked"), at("linked-three")).unwrap();
     std::os::unix::fs::symlink("../outside", at("new/link")).unwrap();

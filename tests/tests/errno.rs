@@ -22,6 +22,7 @@ fn first(volume: &Path) {
     for dir in ["jobs", "jobs/a", "gone"] {
         std::fs::create_dir(volume.join(dir)).unwrap();
     }
+    std::fs::write(volume.join("grows"), vec![6; (4 << 20) + 77]).unwrap();
     for (path, content) in
         [("jobs/a/log", "started"), ("gone/file", "soon"), ("top", "level"), ("mode", "0644")]
     {
@@ -36,6 +37,8 @@ fn then(volume: &Path) {
     std::fs::remove_dir_all(at("gone")).unwrap();
     std::fs::create_dir(at("new")).unwrap();
     std::fs::write(at("new/file"), vec![9; 300_000]).unwrap();
+    let mut grows = std::fs::File::options().append(true).open(at("grows")).unwrap();
+    std::io::Write::write_all(&mut grows, b"and more").unwrap();
     std::fs::hard_link(at("top"), at("new/top-too")).unwrap();
     std::os::unix::fs::symlink("nowhere", at("new/link")).unwrap();
     std::fs::set_permissions(at("mode"), PermissionsExt::from_mode(0o4600)).unwrap();

@@ -33,6 +33,7 @@ fn copy(engine: Engine, from: &Arc<Dir>, to: &Arc<Dir>, name: &str, how: How) ->
         source: (from.clone(), b"large".as_slice().into()),
         expect: Identity { ino: stat.ino, dev: stat.dev },
         target: (to.clone(), name.as_bytes().into()),
+        create_as: None,
         replace_leftover: true,
         how,
         durability: Durability::PerFile,

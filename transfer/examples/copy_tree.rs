@@ -43,6 +43,7 @@ impl Walk {
                         source: (from.clone(), name.as_slice().into()),
                         expect: Identity { ino: stat.ino, dev: stat.dev },
                         target: (to.clone(), name.into()),
+                        create_as: None,
                         replace_leftover: false,
                         how: How::Whole,
                         durability: self.durability,

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use sys::meta::{AclsKept, MadeAs, XattrsRead};
-use sys::{Dir, Errno, Meta, Stat, SysError};
+use sys::{Dir, Errno, Meta, Owner, Stat, SysError};
 
 use crate::error::CopyError;
 use crate::flight::{Block, Hashed, Loaded, Opened, same};
@@ -79,6 +79,14 @@ fn hashed(offset: u64, bytes: &[u8], place: Place, sparse: bool) -> Hashed {
         vec![(0, bytes.len())]
     };
     Hashed { value, runs }
+}
+
+/// Creates the target, as `owner` where they may.
+///
+/// # Errors
+/// The kernel's.
+pub fn create(dir: &Dir, name: &[u8], mode: u32, owner: Option<Owner>) -> Result<OwnedFd, SysError> {
+    sys::owner::as_owner_if_let(owner, || dir.create(name, mode))
 }
 
 /// Stats the source again; gives its attributes too when it is not as in `known`.

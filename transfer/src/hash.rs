@@ -61,6 +61,28 @@ pub fn hash_block(block: u64, bytes: &[u8], place: Place) -> Hash {
     hash_piece(block * BLOCK, bytes, place)
 }
 
+/// Value of one block of several, taken in piece by piece; it can be asked for at any time.
+pub struct BlockHasher(Hasher);
+
+impl BlockHasher {
+    /// Starts block number `block`.
+    pub fn new(block: u64) -> Self {
+        let mut hasher = Hasher::new();
+        hasher.set_input_offset(block * BLOCK);
+        Self(hasher)
+    }
+
+    /// Takes in the next bytes; no more than [`BLOCK`] in all.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Value of what was taken in, as a block that is not the only one.
+    pub fn value(&self) -> Hash {
+        self.0.finalize_non_root()
+    }
+}
+
 /// Value of a subtree: a piece of a power of two of bytes, at a multiple of its own size.
 pub(crate) fn hash_piece(offset: u64, bytes: &[u8], place: Place) -> Hash {
     match place {

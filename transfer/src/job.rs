@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use sys::meta::{AclsKept, XattrsRead};
-use sys::{Dir, Stat};
+use sys::{Dir, Owner, Stat};
 
 use crate::error::CopyError;
 use crate::hash::{ContentHash, Hash};
@@ -48,6 +48,9 @@ pub struct CopyJob {
     pub expect: Identity,
     /// Directory and single name in our stage; created exclusively. Unused by [`How::HashOnly`].
     pub target: (Arc<Dir>, Box<[u8]>),
+    /// Owner the target is created as, where the file system lets them; it saves a chown. It is set afterwards in any
+    /// case if it is not right.
+    pub create_as: Option<Owner>,
     /// An existing target name is ours from an earlier try: remove it, once, and create again. Else `EEXIST` is an
     /// error of the target.
     pub replace_leftover: bool,

@@ -241,6 +241,7 @@ impl Feed for Aborting {
             source: (self.place.from.clone(), b"f".as_slice().into()),
             expect: Identity { ino: stat.ino, dev: stat.dev },
             target: (self.place.to.clone(), format!("t{}", self.given).into_bytes().into()),
+            create_as: None,
             replace_leftover: false,
             how: How::Whole,
             durability: Durability::Deferred,

@@ -224,6 +224,10 @@ fn history(peek: &Peek, path: &RelPath) -> Result<(Vec<Touch>, Generation)> {
                     }
                     DirWork::All => "metadata of the directory set".to_owned(),
                 }),
+                Op::Grow { path, from, tail, entry, .. } if path == at => words.push(match tail {
+                    Some(_) => format!("grew from {} to {}", bytes(from), bytes(entry.size())),
+                    None => "metadata of the large file set, content kept".to_owned(),
+                }),
                 Op::Facts { path, .. } if path == at => {
                     words.push("looked at again: nothing to change in the mirror".to_owned());
                 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proto::Body;
 use sys::meta::{AclsKept, MadeAs, XattrsRead};
-use sys::{Dir, Errno, FileKind, Meta, Stat, SysError, WalkBuffer};
+use sys::{Dir, Errno, FileKind, Meta, Owner, Stat, SysError, WalkBuffer};
 
 use super::listing::{self, Listing};
 
@@ -25,21 +25,32 @@ pub enum ActError {
 pub struct Opened {
     pub source: Arc<Dir>,
     pub stage: Arc<Dir>,
+    /// What the directory in the stage is like so far.
+    pub made_as: MadeAs,
     pub listing: Listing,
     pub xattrs: XattrsRead,
     /// What an earlier run left in the stage's directory and the volume still has.
     pub there: HashSet<Box<[u8]>>,
 }
 
-/// Makes a directory in the stage and reads the one in the volume.
-pub fn open_tree(source: &At, target: &At, leftover: bool) -> Result<Opened, ActError> {
+/// Makes a directory in the stage and reads the one in the volume. It belongs to its owner from the start, who may
+/// then create in it; the mirror's own root stays root's alone.
+pub fn open_tree(
+    source: &At,
+    target: &At,
+    create_as: Option<Owner>,
+    leftover: bool,
+) -> Result<Opened, ActError> {
     let mut buffer = WalkBuffer::default();
-    let dir = if source.1.is_empty() { source.0.reopen() } else { source.0.open_dir(&source.1) };
+    let is_root = source.1.is_empty();
+    let dir = if is_root { source.0.reopen() } else { source.0.open_dir(&source.1) };
     let dir = dir.map_err(ActError::Source)?;
     let listing = listing::read(&dir, &mut buffer).map_err(ActError::Source)?;
     let xattrs = sys::meta::read_xattrs(dir.as_fd()).map_err(ActError::Source)?;
     let mut there = HashSet::new();
-    match target.0.mkdir(&target.1, 0o700) {
+    let owner = Owner { uid: listing.stat.uid, gid: listing.stat.gid };
+    let mode = if is_root { 0o700 } else { listing.stat.mode & 0o777 | 0o700 };
+    match sys::owner::as_owner_if_let(create_as, || target.0.mkdir(&target.1, mode)) {
         Ok(()) => {}
         Err(e) if e.errno == Errno::EXIST && leftover => {
             let old = target.0.open_dir(&target.1).map_err(ActError::Target)?;
@@ -53,17 +64,21 @@ pub fn open_tree(source: &At, target: &At, leftover: bool) -> Result<Opened, Act
         }
         Err(e) => return Err(ActError::Target(e)),
     }
-    let stage = target.0.open_dir(&target.1).map_err(ActError::Target)?;
-    Ok(Opened { source: Arc::new(dir), stage: Arc::new(stage), listing, xattrs, there })
+    let stage = target.0.hold_dir(&target.1).map_err(ActError::Target)?;
+    let mut made_as = MadeAs::of(stage.as_fd(), &target.1).map_err(ActError::Target)?;
+    if !is_root && (made_as.uid, made_as.gid) != (owner.uid, owner.gid) {
+        sys::meta::own_dir(&stage, owner, &target.1).map_err(ActError::Target)?;
+        made_as = MadeAs { uid: owner.uid, gid: owner.gid, ..made_as };
+    }
+    Ok(Opened { source: Arc::new(dir), stage: Arc::new(stage), made_as, listing, xattrs, there })
 }
 
 /// Gives a finished directory of the stage its metadata. The mirror's own root stays root's alone.
-pub fn close_tree(stage: &Dir, meta: &Meta, owner: (u32, u32), is_root: bool) -> Result<AclsKept, SysError> {
+pub fn close_tree(stage: &Dir, meta: &Meta, made_as: MadeAs, is_root: bool) -> Result<AclsKept, SysError> {
     if is_root {
         return Ok(AclsKept::All);
     }
-    let made_as = MadeAs { uid: owner.0, gid: owner.1, mode: 0o700 };
-    sys::meta::apply(stage.as_fd(), meta, made_as, b"directory in the stage")
+    sys::meta::apply_dir(stage, meta, made_as, b"directory in the stage")
 }
 
 /// What [`make_special`] made.
@@ -79,7 +94,7 @@ pub fn make_special(
     source: &At,
     target: &At,
     seen: &Stat,
-    owner: (u32, u32),
+    create_as: Option<Owner>,
     leftover: bool,
 ) -> Result<Made, ActError> {
     let stat = source.0.stat(&source.1).map_err(ActError::Source)?;
@@ -87,9 +102,11 @@ pub fn make_special(
         return Err(ActError::Source(SysError::new("look again at", &source.1, Errno::STALE)));
     }
     let (dir, name) = (&target.0, &target.1);
-    let make = |body: &Body| match body {
-        Body::Symlink(text) => dir.symlink(text, name),
-        _ => dir.mkfifo(name, stat.mode & 0o777),
+    let make = |body: &Body| {
+        sys::owner::as_owner_if_let(create_as, || match body {
+            Body::Symlink(text) => dir.symlink(text, name),
+            _ => dir.mkfifo(name, stat.mode & 0o777),
+        })
     };
     let body = match stat.kind {
         FileKind::Symlink => Body::Symlink(source.0.readlink(&source.1).map_err(ActError::Source)?),
@@ -109,7 +126,8 @@ pub fn make_special(
     };
     let (mode, mtime) = (stat.mode, stat.mtime);
     let meta = Meta { mode, uid: stat.uid, gid: stat.gid, mtime, xattrs: xattrs.kept.clone() };
-    let made_as = MadeAs { uid: owner.0, gid: owner.1, mode: stat.mode & 0o777 };
+    let made = dir.stat(name).map_err(ActError::Target)?;
+    let made_as = MadeAs { uid: made.uid, gid: made.gid, mode: made.mode };
     let acls = sys::meta::apply_special(dir, name, &meta, made_as, is_fifo).map_err(ActError::Target)?;
     Ok(Made { body, stat, xattrs, acls })
 }

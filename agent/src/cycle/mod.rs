@@ -15,6 +15,7 @@ mod resume;
 mod run;
 mod spool;
 mod stage;
+mod tail;
 
 pub use entries::now;
 pub use guard::DeletionLimit;

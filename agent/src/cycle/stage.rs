@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proto::{Body, Entry, ExceptionClass, Op, RelPath, Source, StagedName};
-use sys::meta::AclsKept;
-use sys::{Dir, FileKind, Stat, SysError};
+use sys::meta::{AclsKept, MadeAs};
+use sys::{Dir, FileKind, Owner, Stat, SysError};
 use transfer::{Copied, CopyError, CopyJob, Durability, Feed, How, Identity, Job, Next, Outcome};
 
 use super::acts::{self, ActError, Made, Opened};
@@ -22,6 +22,7 @@ use super::look::{Found, InodeKey, LinkName, Refusal, inode_key, refuse};
 use super::plan::{Move, Plan};
 use super::resume::Resume;
 use super::spool::Spool;
+use super::tail;
 use crate::error::{Error, Result};
 use crate::index::{Quick, View};
 use crate::ledger::{Ledger, MirrorDirs, Tenure};
@@ -29,6 +30,9 @@ use crate::volume::Volume;
 
 /// Files up to this size are sent whole when they changed: finding out what changed costs as much.
 const DELTA_MIN: u64 = 4 << 20;
+
+/// A tail may be this part of what the mirror has.
+const TAIL_SHARE: u64 = 4;
 
 /// Names between two flushes of the record: one small local write per so many copies.
 const FLUSH_EVERY: u64 = 32;
@@ -75,6 +79,7 @@ struct TreeDir {
     path: RelPath,
     source: Arc<Dir>,
     stage: Arc<Dir>,
+    made_as: MadeAs,
     /// Components below the stage.
     place: Vec<Box<[u8]>>,
     entry: Entry,
@@ -91,6 +96,16 @@ enum Task {
     Special(Item),
     Link(Item, Place, Box<Entry>),
     Check(Box<Check>),
+    Tail(Box<Tail>),
+}
+
+/// A large file of which the mirror may have the beginning: then only what is behind that is staged.
+struct Tail {
+    item: Item,
+    /// What the mirror has.
+    old: Arc<Entry>,
+    /// The end, in the stage.
+    name: StagedName,
 }
 
 /// A file whose content has to be compared with what the mirror has.
@@ -104,6 +119,7 @@ struct Check {
 enum Then {
     /// The mirror is right, only facts changed.
     Facts,
+
     /// The mirror is right for the whole group: these names too.
     Group(InodeKey, Vec<(RelPath, Arc<Entry>)>),
     /// It is a rename.
@@ -117,6 +133,7 @@ enum Doing {
     Make(Item),
     Link(Item, Box<Entry>),
     Check(Box<Check>),
+    Tail(Box<Tail>),
 }
 
 /// What staging leaves behind for the log.
@@ -182,7 +199,7 @@ pub fn stage(around: &Around<'_>, plan: Plan, spool: Spool, resume: Resume) -> R
 
 struct Stager<'a> {
     around: &'a Around<'a>,
-    owner: (u32, u32),
+    is_root: bool,
     staged: Staged,
     resume: Resume,
     ready: Vec<Task>,
@@ -223,7 +240,7 @@ impl<'a> Stager<'a> {
         let stat = &around.volume.stat;
         Self {
             around,
-            owner: sys::host::effective_owner(),
+            is_root: sys::host::effective_owner().0 == 0,
             staged,
             resume,
             ready: Vec::new(),
@@ -305,6 +322,11 @@ impl<'a> Stager<'a> {
         let dest = Dest::Flat(self.name());
         let is_file = found.stat.kind == FileKind::File;
         match (quick, old) {
+            (_, Some(old)) if may_grow(&found, &old) => {
+                let name = self.name();
+                let item = found_item(found, dest, Some(old.clone()));
+                self.ready.push(Task::Tail(Box::new(Tail { item, old, name })));
+            }
             (Quick::Touched, Some(old)) if is_file => {
                 let item = found_item(found, dest, Some(old.clone()));
                 self.ready.push(Task::Check(Box::new(Check { item, old, then: Then::Facts })));
@@ -425,9 +447,10 @@ impl<'a> Stager<'a> {
         let (doing, job) = match task {
             Task::Open(item) => {
                 let (source, target) = (self.source(&item)?, self.target(&item));
-                let leftover = self.resume.is_active();
-                let call =
-                    move || -> Box<dyn Any + Send> { Box::new(acts::open_tree(&source, &target, leftover)) };
+                let (owner, leftover) = (self.create_as(&item), self.resume.is_active());
+                let call = move || -> Box<dyn Any + Send> {
+                    Box::new(acts::open_tree(&source, &target, owner, leftover))
+                };
                 (Doing::Open(item), Job::Call(Box::new(call)))
             }
             Task::File(item) => {
@@ -443,9 +466,21 @@ impl<'a> Stager<'a> {
                 let job = self.copy_job(&check.item, How::HashOnly)?;
                 (Doing::Check(check), job)
             }
+            Task::Tail(tail) => {
+                let (source, target) = (self.source(&tail.item)?, self.around.tenure.stage.clone());
+                let stat = &tail.item.stat;
+                let identity = Identity { ino: stat.ino, dev: stat.dev };
+                let old = tail.old.clone();
+                let target = (target, proto::names::staged(tail.name).into());
+                let sync = self.around.durability == Durability::PerFile;
+                let call = move || -> Box<dyn Any + Send> {
+                    Box::new(tail::stage(&source, identity, &old, &target, sync))
+                };
+                (Doing::Tail(tail), Job::Call(Box::new(call)))
+            }
             Task::Special(item) => {
                 let (source, target) = (self.source(&item)?, self.target(&item));
-                let (stat, owner) = (item.stat, self.owner);
+                let (stat, owner) = (item.stat, self.create_as(&item));
                 let leftover = self.resume.is_active();
                 let call = move || -> Box<dyn Any + Send> {
                     Box::new(acts::make_special(&source, &target, &stat, owner, leftover))
@@ -528,8 +563,13 @@ impl<'a> Stager<'a> {
         }
     }
 
+    /// Blocks that the mirror has are copied from there only where that stays in the file system: a FUSE mount would
+    /// read them over the network and send them back.
     fn how(&mut self, item: &Item) -> How {
         let Some((old, entry)) = &item.old else { return How::Whole };
+        if self.around.ledger.root.pinned().kind().is_fuse() {
+            return How::Whole;
+        }
         let Body::File(body) = &entry.body else { return How::Whole };
         if body.size < DELTA_MIN || item.stat.size < DELTA_MIN || body.blocks.is_empty() {
             return How::Whole;
@@ -544,12 +584,27 @@ impl<'a> Stager<'a> {
         }
     }
 
+    /// Whom something is created as, so that it needs no chown: its owner, where they may create. That is in a
+    /// directory of theirs.
+    fn create_as(&self, item: &Item) -> Option<Owner> {
+        let owner = Owner { uid: item.stat.uid, gid: item.stat.gid };
+        if !self.is_root || (owner.uid, owner.gid) == (0, 0) {
+            return None;
+        }
+        let above = match &item.dest {
+            Dest::Flat(_) => 0,
+            Dest::Tree(id) => self.trees.get(id)?.made_as.uid,
+        };
+        (owner.uid == 0 || owner.uid == above).then_some(owner)
+    }
+
     fn copy_job(&mut self, item: &Item, how: How) -> Option<Job> {
         let source = self.source(item)?;
         Some(Job::Copy(Box::new(CopyJob {
             source,
             expect: Identity { ino: item.stat.ino, dev: item.stat.dev },
             target: self.target(item),
+            create_as: self.create_as(item),
             replace_leftover: self.resume.is_active(),
             how,
             durability: self.around.durability,
@@ -684,6 +739,7 @@ impl<'a> Stager<'a> {
             path: item.path.clone(),
             source: opened.source,
             stage: opened.stage,
+            made_as: opened.made_as,
             place,
             entry: entry.clone(),
             parent,
@@ -797,6 +853,31 @@ impl<'a> Stager<'a> {
         }
     }
 
+    fn tail_staged(&mut self, tail: Tail, result: Result<Option<Copied>, ActError>) {
+        let Tail { item, old, name } = tail;
+        let copied = match result {
+            Ok(Some(copied)) => copied,
+            // The mirror does not have its beginning: all of it, then.
+            Ok(None) => return self.ready.push(Task::File(item)),
+            Err(ActError::Target(e)) => return self.fail(format!("stage the end of {}", item.path), e),
+            Err(ActError::Source(e)) => return self.source_failed(&item, &e),
+        };
+        self.note(&item, &copied);
+        self.around.progress.entries.fetch_add(1, Ordering::Relaxed);
+        let entry = entries::of_copied(&copied);
+        let path = item.path;
+        if entry.same_in_mirror(&old) {
+            return self.staged.ops.push(Op::Facts { path, entry });
+        }
+        self.staged.entries += 1;
+        self.staged.bytes_sent += copied.bytes_sent;
+        self.staged.installed.push(path.clone());
+        self.staged.replicated.insert(path.clone());
+        let (via, from) = (self.name(), old.size());
+        let tail = (entry.size() > from).then_some(name);
+        self.staged.ops.push(Op::Grow { path, via, from, tail, entry });
+    }
+
     /// The name is gone or is something else by now. The second look says so, and the next cycle sees it.
     fn vanished(&mut self, item: &Item) {
         self.staged.torn = true;
@@ -836,10 +917,10 @@ impl<'a> Stager<'a> {
     fn close(&mut self) -> Option<(u64, Job)> {
         let id = self.finish.pop()?;
         let tree = self.trees.get(&id)?;
-        let (stage, entry, owner) = (tree.stage.clone(), tree.entry.clone(), self.owner);
+        let (stage, entry, made_as) = (tree.stage.clone(), tree.entry.clone(), tree.made_as);
         let is_root = tree.path.is_root();
         let call = move || -> Box<dyn Any + Send> {
-            Box::new(acts::close_tree(&stage, &crate::ledger::meta_of(&entry), owner, is_root))
+            Box::new(acts::close_tree(&stage, &crate::ledger::meta_of(&entry), made_as, is_root))
         };
         self.next_tag += 1;
         self.doing.insert(self.next_tag, Doing::Close(id));
@@ -887,8 +968,15 @@ impl Feed for Stager<'_> {
                 Ok(result) => self.linked(item, *entry, *result),
                 Err(_) => unreachable!("link returns its own type"),
             },
+            (Doing::Tail(tail), Outcome::Called(any)) => match any.downcast() {
+                Ok(result) => self.tail_staged(*tail, *result),
+                Err(_) => unreachable!("tail::stage returns its own type"),
+            },
             (Doing::Copy(_) | Doing::Check(_), Outcome::Called(_))
-            | (Doing::Open(_) | Doing::Close(_) | Doing::Make(_) | Doing::Link(..), Outcome::Copied(_)) => {
+            | (
+                Doing::Open(_) | Doing::Close(_) | Doing::Make(_) | Doing::Link(..) | Doing::Tail(_),
+                Outcome::Copied(_),
+            ) => {
                 unreachable!("the engine reports a job as what it was")
             }
         }
@@ -902,6 +990,23 @@ impl Feed for Stager<'_> {
 /// The task that makes one name with content of its own.
 fn content(item: Item) -> Task {
     if item.stat.kind == FileKind::File { Task::File(item) } else { Task::Special(item) }
+}
+
+/// Whether the mirror's own file may be kept and grow: a large one of one name and without holes, the same inode, not
+/// smaller, and with little behind what it had (a tail is written twice).
+fn may_grow(found: &Found, old: &Entry) -> bool {
+    let Body::File(body) = &old.body else { return false };
+    let stat = &found.stat;
+    stat.kind == FileKind::File
+        && body.size >= DELTA_MIN
+        && !body.blocks.is_empty()
+        && stat.size >= body.size
+        && stat.size - body.size <= body.size / TAIL_SHARE
+        && stat.ino == old.origin.ino
+        && stat.nlink == 1
+        && !old.linked
+        && stat.allocated >= stat.size
+        && found.path == found.old
 }
 
 fn found_item(found: Found, dest: Dest, old: Option<Arc<Entry>>) -> Item {

@@ -61,7 +61,9 @@ impl Applying {
                     at.attach(path, entry, &row)?;
                 }
                 Op::Install { path, entry, .. } | Op::Below { path, entry } => at.put(path, entry)?,
-                Op::Dir { path, entry, .. } | Op::Facts { path, entry } => at.put(path, entry)?,
+                Op::Dir { path, entry, .. } | Op::Facts { path, entry } | Op::Grow { path, entry, .. } => {
+                    at.put(path, entry)?;
+                }
                 Op::Except { path, exception } => {
                     at.unexcept(path)?;
                     *at.class(exception.class) += 1;

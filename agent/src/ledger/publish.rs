@@ -7,6 +7,7 @@
 //! | outs, deepest first | the name in `trash.N` or `stage.N` exists, or the marker `outs-done.<g>` does |
 //! | marker, if an out went to the stage | it exists |
 //! | installs, outermost first | the name in `stage.N` is gone and the mirror has the path |
+//! | large files that grow: out, written to, back | (again: the same bytes at the same place) |
 //! | directory metadata | (set again) |
 //! | HEAD: written in `stage.N`, fsynced, renamed | it names this generation |
 //! | storage barrier | (again) |
@@ -42,8 +43,22 @@ pub enum Publish {
 struct Work {
     outs: Vec<(RelPath, Leaves)>,
     installs: Vec<(RelPath, StagedName, Source)>,
+    grows: Vec<Grow>,
     dirs: Vec<(RelPath, DirWork, Meta)>,
 }
+
+/// A large file that keeps what it has.
+struct Grow {
+    path: RelPath,
+    via: StagedName,
+    from: u64,
+    size: u64,
+    tail: Option<StagedName>,
+    meta: Meta,
+}
+
+/// Pieces in which a tail is carried: large writes are ten times cheaper on GlusterFS than small ones.
+const PIECE_BYTES: usize = 1 << 20;
 
 impl Ledger {
     /// Publishes a sealed log and moves HEAD to it. Safe to repeat from any point.
@@ -58,6 +73,10 @@ impl Ledger {
             match op {
                 Op::Out { path, to } => work.outs.push((path, to)),
                 Op::Install { path, staged, source, .. } => work.installs.push((path, staged, source)),
+                Op::Grow { path, via, from, tail, entry } => {
+                    let (size, meta) = (entry.size(), meta_of(&entry));
+                    work.grows.push(Grow { path, via, from, size, tail, meta });
+                }
                 Op::Dir { path, work: what, entry } => work.dirs.push((path, what, meta_of(&entry))),
                 Op::Below { .. } | Op::Except { .. } | Op::Clear { .. } | Op::Facts { .. } => {}
             }
@@ -66,8 +85,11 @@ impl Ledger {
         let publisher = Publisher { ledger: self, tenure, generation, mode };
         publisher.outs(&mut work)?;
         publisher.installs(&mut work)?;
+        publisher.grows(&work)?;
         publisher.dirs(&mut work)?;
-        publisher.head(log, now)
+        let head = publisher.head(log, now)?;
+        publisher.forget_tails(&work);
+        Ok(head)
     }
 
     /// Empties `trash.N` and what publishing left in `stage.N`. Only after HEAD has moved.
@@ -203,6 +225,85 @@ impl Publisher<'_> {
         }
     }
 
+    fn grows(&self, work: &Work) -> Result<()> {
+        if work.grows.is_empty() {
+            return Ok(());
+        }
+        // Renames cannot survive a loss of power that the seal did not, written data could: the seal first.
+        self.ledger
+            .storage_barrier()
+            .map_err(on_mirror(|| format!("make generation {} durable", self.generation)))?;
+        parallel(&work.grows, |dirs, grow| self.grow(dirs, grow), self.ledger)
+    }
+
+    /// Out of the mirror, written to, back. Done twice it gives the same.
+    fn grow(&self, dirs: &mut MirrorDirs<'_>, grow: &Grow) -> Result<()> {
+        let (path, name) = (&grow.path, names::staged(grow.via));
+        let act = || format!("make {path} in the mirror grow");
+        let stage: &Dir = &self.tenure.stage;
+        let target = dirs.parent(path);
+        let left = self.mode == Publish::Again && stage.exists(&name).map_err(on_mirror(act))?;
+        if !left {
+            let out = match &target {
+                Ok((parent, leaf)) => parent.rename(leaf, stage, &name),
+                Err(e) => Err(e.clone()),
+            };
+            match out {
+                Ok(()) => {}
+                Err(e) if e.is_gone() => {
+                    return Err(self.ledger.fenced_or(self.tenure.epoch, self.meddled(path)));
+                }
+                Err(e) => return Err(self.failed(e, act())),
+            }
+        }
+        let back = self.fill(grow, &name).and_then(|fits| match (fits, &target) {
+            (false, _) => Ok(false),
+            (true, Ok((parent, leaf))) => stage.rename(&name, parent, leaf).map(|()| true),
+            (true, Err(e)) => Err(e.clone()),
+        });
+        match back {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.meddled(path)),
+            Err(e) => Err(self.failed(e, act())),
+        }
+    }
+
+    /// Writes the tail behind what the file has. False when the file is not one that this can be done to.
+    fn fill(&self, grow: &Grow, name: &[u8]) -> std::result::Result<bool, SysError> {
+        let stage: &Dir = &self.tenure.stage;
+        let (file, stat) = stage.open_to_change(name)?;
+        if stat.size < grow.from || stat.size > grow.size {
+            return Ok(false);
+        }
+        if let Some(tail) = grow.tail {
+            let tail_name = names::staged(tail);
+            let (tail, _) = stage.open_file(&tail_name)?;
+            let mut piece = vec![0; PIECE_BYTES];
+            let mut at = grow.from;
+            while at < grow.size {
+                let want = PIECE_BYTES.min(usize::try_from(grow.size - at).unwrap_or(PIECE_BYTES));
+                let read = sys::file::read_at(&tail, &mut piece[..want], at - grow.from, &tail_name)?;
+                if read < want {
+                    return Err(SysError::new("read the whole of", &tail_name, Errno::IO));
+                }
+                sys::file::write_at(&file, &piece[..want], at, name)?;
+                at += want as u64;
+            }
+        }
+        sys::meta::reapply(std::os::fd::AsFd::as_fd(&file), &grow.meta, name)?;
+        sys::file::sync(&file, name)?;
+        // Closed before it goes back: nothing of it is under way when another epoch may see it.
+        sys::file::close(file, name)?;
+        Ok(true)
+    }
+
+    /// Only after HEAD has moved; what is left is removed by the next cycle.
+    fn forget_tails(&self, work: &Work) {
+        for tail in work.grows.iter().filter_map(|grow| grow.tail) {
+            let _ = self.tenure.stage.unlink(&names::staged(tail));
+        }
+    }
+
     fn dirs(&self, work: &mut Work) -> Result<()> {
         work.dirs.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         parallel(&work.dirs, |dirs, (path, what, meta)| self.dir(dirs, path, *what, meta), self.ledger)
@@ -220,7 +321,7 @@ impl Publisher<'_> {
                 DirWork::Times => sys::dir::set_dir_times(&parent, &leaf, meta.mtime),
                 DirWork::All => {
                     let dir = parent.open_dir(&leaf)?;
-                    sys::meta::reapply_dir(std::os::fd::AsFd::as_fd(&dir), meta, &leaf).map(|_| ())
+                    sys::meta::reapply(std::os::fd::AsFd::as_fd(&dir), meta, &leaf).map(|_| ())
                 }
             }
         };

@@ -138,6 +138,12 @@ fn put_back(
                 }
                 installed.insert(path);
             }
+            Op::Grow { path, via, .. } => {
+                if found.contains(&via) {
+                    home.push((via, path.clone()));
+                }
+                installed.insert(path);
+            }
             Op::Below { .. } | Op::Dir { .. } | Op::Except { .. } | Op::Clear { .. } | Op::Facts { .. } => {}
         }
         Ok(())

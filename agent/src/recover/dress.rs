@@ -36,7 +36,7 @@ pub fn directories(view: &View, fresh: &Arc<Dir>, place: &Place) -> Result<u64> 
         match level.rows.next() {
             None => {
                 let dressed =
-                    sys::meta::reapply_dir(level.dir.as_fd(), &meta_of(&level.entry), level.path.as_bytes());
+                    sys::meta::reapply(level.dir.as_fd(), &meta_of(&level.entry), level.path.as_bytes());
                 let acls = dressed.map_err(|e| place.failed("set metadata of a directory", e))?;
                 lost += u64::from(acls == AclsKept::NotSupported);
                 levels.pop();

@@ -92,6 +92,7 @@ pub fn job(around: &Around<'_>, task: Task) -> (Doing, Job) {
                 source: (source, item.name.clone()),
                 expect,
                 target: (item.fresh.clone(), item.name.clone()),
+                create_as: None,
                 replace_leftover: false,
                 how: How::Whole,
                 durability: around.durability,
@@ -103,7 +104,7 @@ pub fn job(around: &Around<'_>, task: Task) -> (Doing, Job) {
             let call = move || -> MakeResult {
                 let (fd, _) = dir.open_file(&name)?;
                 // The one that also takes away what should not be there: somebody may have put it on the mirror.
-                sys::meta::reapply_dir(fd.as_fd(), &meta, &name)
+                sys::meta::reapply(fd.as_fd(), &meta, &name)
             };
             (Doing::Make(item), called(call))
         }

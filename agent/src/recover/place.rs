@@ -294,7 +294,7 @@ fn plain(dir: &Dir, name: &[u8]) -> Result<(), SysError> {
     let (uid, gid) = sys::host::effective_owner();
     let mtime = dir.stat_self()?.mtime;
     let meta = Meta { mode: 0o700, uid, gid, mtime, xattrs: Vec::new() };
-    sys::meta::reapply_dir(dir.as_fd(), &meta, name).map(drop)
+    sys::meta::reapply(dir.as_fd(), &meta, name).map(drop)
 }
 
 /// The inode that a complete tree is named after.

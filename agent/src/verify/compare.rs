@@ -328,6 +328,7 @@ impl Walk<'_> {
                     source: (dir.clone(), item.name.clone()),
                     expect,
                     target: (dir, item.name.clone()),
+                    create_as: None,
                     replace_leftover: false,
                     how: How::HashOnly,
                     durability: Durability::Deferred,

@@ -8,6 +8,7 @@ use io_uring::{opcode, squeue, types};
 
 use crate::dir::{Dir, one};
 use crate::error::{Errno, SysError};
+use crate::owner::Owner;
 
 /// One operation, with everything the kernel needs to find in memory until it is complete.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub enum Request {
         name: CString,
         /// Permission bits.
         mode: u32,
+        /// Owner it is created as; the process itself if none.
+        owner: Option<Owner>,
     },
     /// Reads into `buffer[at..at + len]`; may read less.
     Read {
@@ -106,10 +109,10 @@ impl Request {
     ///
     /// # Errors
     /// `EINVAL` when `name` is not a single component.
-    pub fn create(dir: Arc<Dir>, name: &[u8], mode: u32) -> Result<Self, SysError> {
+    pub fn create(dir: Arc<Dir>, name: &[u8], mode: u32, owner: Option<Owner>) -> Result<Self, SysError> {
         one(name)?;
         let name = CString::new(name).map_err(|_| SysError::new("use as one name", name, Errno::INVAL))?;
-        Ok(Self::Create { dir, name, mode })
+        Ok(Self::Create { dir, name, mode, owner })
     }
 
     /// The kernel's form of the request, and what must be kept until its completion.
@@ -118,7 +121,7 @@ impl Request {
     /// caller can make the kernel reach beyond it.
     pub(super) fn into_entry(mut self) -> (squeue::Entry, Parked) {
         let entry = match &mut self {
-            Request::Create { dir, name, mode } => opcode::OpenAt::new(raw(dir.as_ref()), name.as_ptr())
+            Request::Create { dir, name, mode, .. } => opcode::OpenAt::new(raw(dir.as_ref()), name.as_ptr())
                 .flags(libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC)
                 .mode(*mode)
                 .build(),

@@ -1,5 +1,6 @@
 //! The ring: submits requests, keeps what they own, and hands out replies.
 
+use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use io_uring::{IoUring, opcode, types};
 use super::op::{Parked, Punt, Reply, Request};
 use super::probe::Features;
 use crate::error::{Errno, SysError};
+use crate::owner::Owner;
 
 /// An io_uring and everything that is under way in it. It stays on the thread that made it.
 pub struct Ring {
@@ -23,6 +25,7 @@ pub struct Ring {
     can_truncate: bool,
     waker: Waker,
     wake_armed: bool,
+    personalities: HashMap<Owner, Option<u16>>,
     /// The kernel lets only the thread that made the ring use it.
     not_send: std::marker::PhantomData<*const ()>,
 }
@@ -39,6 +42,9 @@ pub struct Waker {
     event: Arc<OwnedFd>,
     waiting: Arc<AtomicBool>,
 }
+
+/// Owners that files are created as, of one ring. A tree has few; each is a set of credentials in the kernel.
+const PERSONALITIES_MAX: usize = 256;
 
 /// Number of the completions of the waker's descriptor.
 const WAKE: u64 = u64::MAX;
@@ -68,6 +74,7 @@ impl Ring {
             can_truncate: features.truncate,
             waker: Waker { event: Arc::new(event), waiting: Arc::new(AtomicBool::new(false)) },
             wake_armed: false,
+            personalities: HashMap::new(),
             not_send: std::marker::PhantomData,
         })
     }
@@ -93,7 +100,14 @@ impl Ring {
     /// Of the submission that makes room when the queue is full; the request is lost then, and the ring is not
     /// to be used any more.
     pub fn push(&mut self, token: u64, request: Request, punt: Punt) -> Result<(), SysError> {
-        let (entry, parked) = request.into_entry();
+        let personality = match &request {
+            Request::Create { owner: Some(owner), .. } => self.personality(*owner),
+            _ => None,
+        };
+        let (mut entry, parked) = request.into_entry();
+        if let Some(id) = personality {
+            entry = entry.personality(id);
+        }
         let entry = match punt {
             Punt::KernelDecides => entry,
             Punt::Always => entry.flags(io_uring::squeue::Flags::ASYNC),
@@ -105,6 +119,24 @@ impl Ring {
         self.parked[slot] = Slot::Taken { token, parked };
         self.out += 1;
         self.push_entry(entry.user_data(slot as u64))
+    }
+
+    /// Credentials registered for `owner`, so that the kernel creates as them. None where that is refused or too
+    /// many are registered: what is created then belongs to this process.
+    fn personality(&mut self, owner: Owner) -> Option<u16> {
+        if let Some(known) = self.personalities.get(&owner) {
+            return *known;
+        }
+        if self.personalities.len() >= PERSONALITIES_MAX {
+            return None;
+        }
+        let register = || {
+            let registered = self.ring.submitter().register_personality();
+            registered.map_err(|error| SysError::new("register credentials", b"", errno_of(&error)))
+        };
+        let id = crate::owner::as_owner(owner, register).ok();
+        self.personalities.insert(owner, id);
+        id
     }
 
     fn push_entry(&mut self, entry: io_uring::squeue::Entry) -> Result<(), SysError> {

@@ -106,7 +106,10 @@ impl Hands<'_> {
                     source.opened
                 }))
             }
-            Act::Create { mode } => Did::Create(to.create(to_name, mode).map(|fd| self.target = Some(fd))),
+            Act::Create { mode } => {
+                let created = acts::create(to, to_name, mode, self.job.create_as);
+                Did::Create(created.map(|fd| self.target = Some(fd)))
+            }
             Act::Clear => Did::Clear(to.unlink(to_name)),
             Act::OpenBase => Did::OpenBase(match &self.job.how {
                 How::Delta { base, .. } => base.0.open_file(&base.1).map(|(fd, _)| self.base = Some(fd)),

@@ -88,6 +88,8 @@ struct Aloft {
     tag: u64,
     flight: Flight,
     job: Arc<CopyJob>,
+    /// Taken away when the file system refuses it.
+    create_as: Option<sys::Owner>,
     source: Option<Arc<OwnedFd>>,
     target: Option<Arc<OwnedFd>>,
     base: Option<Arc<OwnedFd>>,
@@ -144,6 +146,7 @@ impl RingEngine {
         self.aloft[index] = Some(Aloft {
             tag,
             flight: Flight::new(plan(&job, &self.options, SLOTS)),
+            create_as: job.create_as,
             job: Arc::new(job),
             source: None,
             target: None,
@@ -261,10 +264,13 @@ impl RingEngine {
                     Message::Opened(index, acts::open_source(dir, name, job.expect, &mut small), small)
                 })?;
             }
-            Act::Create { mode } => match Request::create(job.target.0.clone(), &job.target.1, mode) {
-                Ok(request) => self.push(index, 0, request, self.target_punt)?,
-                Err(error) => return Ok(Some(Did::Create(Err(error)))),
-            },
+            Act::Create { mode } => {
+                let (dir, name) = &job.target;
+                match Request::create(dir.clone(), name, mode, aloft.create_as) {
+                    Ok(request) => self.push(index, 0, request, self.target_punt)?,
+                    Err(error) => return Ok(Some(Did::Create(Err(error)))),
+                }
+            }
             Act::Clear => {
                 self.pool.put(move |_| Message::Did(index, Did::Clear(job.target.0.unlink(&job.target.1))))?
             }
@@ -387,6 +393,14 @@ impl RingEngine {
                 Ok(fd) => {
                     aloft.target = Some(Arc::new(fd));
                     Ok(())
+                }
+                // Not as this owner, then.
+                Err(errno) if sys::owner::is_refusal(errno) && aloft.create_as.take().is_some() => {
+                    let mode = aloft.flight.create_mode();
+                    return match self.begin(index, Act::Create { mode })? {
+                        Some(did) => self.did(index, did).and_then(|()| self.go_on(index)),
+                        None => Ok(()),
+                    };
                 }
                 Err(errno) => Err(target("create")(errno)),
             }),

@@ -66,14 +66,18 @@ impl Flight {
         Poll::Over
     }
 
+    /// Permission bits to create the target with: those that need no chmod later, which the special bits always do.
+    pub fn create_mode(&self) -> u32 {
+        self.source.map_or(0o600, |stat| stat.mode & 0o777)
+    }
+
     /// The main stage: whatever can be started beside what is under way.
     pub(super) fn carry(&mut self, room: bool) -> Poll {
         if self.plan.write {
             match self.target {
                 Target::Absent => {
                     self.target = Target::Creating;
-                    let mode = self.source.map_or(0o600, |stat| stat.mode & 0o777);
-                    return Poll::Act(Act::Create { mode });
+                    return Poll::Act(Act::Create { mode: self.create_mode() });
                 }
                 Target::InTheWay => {
                     self.target = Target::Clearing;

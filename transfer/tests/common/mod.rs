@@ -77,6 +77,7 @@ impl Place {
             source: (self.from.clone(), name.as_bytes().into()),
             expect: Identity { ino: stat.ino, dev: stat.dev },
             target: (self.to.clone(), name.as_bytes().into()),
+            create_as: None,
             replace_leftover: false,
             how,
             durability: Durability::PerFile,
