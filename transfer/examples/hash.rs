@@ -31,9 +31,7 @@ fn main() {
                                 if hashes {
                                     let mut hasher = blake3::Hasher::new();
                                     hasher.set_input_offset(at);
-                                    std::hint::black_box(
-                                        hasher.update(&buffer[..n]).finalize_non_root(),
-                                    );
+                                    std::hint::black_box(hasher.update(&buffer[..n]).finalize_non_root());
                                 }
                             }
                         });

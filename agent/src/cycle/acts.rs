@@ -43,9 +43,9 @@ pub fn open_tree(
 ) -> Result<Opened, ActError> {
     let mut buffer = WalkBuffer::default();
     let is_root = source.1.is_empty();
-    let dir = if is_root { source.0.reopen() } else { source.0.open_dir(&source.1) };
-    let dir = dir.map_err(ActError::Source)?;
-    let listing = listing::read(&dir, &mut buffer).map_err(ActError::Source)?;
+    let opened = if is_root { source.0.reopen() } else { source.0.open_dir(&source.1) };
+    let mut dir = opened.map_err(ActError::Source)?;
+    let listing = listing::read(&mut dir, &mut buffer).map_err(ActError::Source)?;
     let xattrs = sys::meta::read_xattrs(dir.as_fd()).map_err(ActError::Source)?;
     let mut there = HashSet::new();
     let owner = Owner { uid: listing.stat.uid, gid: listing.stat.gid };

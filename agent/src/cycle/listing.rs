@@ -16,7 +16,7 @@ pub struct Listing {
 ///
 /// # Errors
 /// Of reading the directory itself; then nothing is known of what it holds.
-pub fn read(dir: &Dir, buffer: &mut WalkBuffer) -> Result<Listing, SysError> {
+pub fn read(dir: &mut Dir, buffer: &mut WalkBuffer) -> Result<Listing, SysError> {
     let stat = dir.stat_self()?;
     let names = names(dir, buffer)?;
     let mut listed = Vec::with_capacity(names.len());
@@ -32,10 +32,10 @@ pub fn read(dir: &Dir, buffer: &mut WalkBuffer) -> Result<Listing, SysError> {
 }
 
 /// The names of a directory, sorted, in one allocation for all: a directory may hold a million.
-pub fn names(dir: &Dir, buffer: &mut WalkBuffer) -> Result<Names, SysError> {
+pub fn names(dir: &mut Dir, buffer: &mut WalkBuffer) -> Result<Names, SysError> {
     let mut bytes = Vec::new();
     let mut spans = Vec::new();
-    dir.read(buffer, |entry| {
+    dir.read_through(buffer, |entry| {
         let start = bytes.len();
         bytes.extend_from_slice(entry.name);
         // A name has at most 255 bytes; a directory of 4 GiB of names is beyond every file system.

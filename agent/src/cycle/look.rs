@@ -3,11 +3,12 @@
 //! The mirror is not touched. Names below a directory that is new are not looked at here: staging walks them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 
 use proto::{ExceptionClass, RelPath, Time};
 use sys::{Dir, Errno, FileKind, Stat, SysError, WalkBuffer};
 
+use super::crew::crew;
 use super::listing::{self, Fingerprint};
 use crate::error::{Error, Result};
 use crate::index::{DirId, IndexError, Quick, Row, RowFacts, View, time};
@@ -135,15 +136,11 @@ struct Task {
     parent: Arc<Dir>,
     /// Name in `parent`; `None` when `parent` is the directory itself.
     name: Option<Box<[u8]>>,
+    /// Its inode, as its parent's names were looked at. Should it be another one by now, the second look differs.
+    ino: u64,
     path: RelPath,
     old: RelPath,
     id: DirId,
-}
-
-struct Queue {
-    tasks: Vec<Task>,
-    busy: usize,
-    failed: Option<Error>,
 }
 
 /// Compares the tree at `start` with the index, on `threads` threads.
@@ -151,53 +148,15 @@ struct Queue {
 /// # Errors
 /// [`Error::Index`]; what goes wrong in the volume becomes a refusal of the path.
 pub fn look(view: &View, start: Start, threads: usize) -> Result<Changes> {
-    let mount = start
-        .dir
-        .stat_self()
-        .map(|stat| (stat.mount, stat.dev))
-        .map_err(|e| Error::Volume { path: start.path.to_string(), why: e.to_string() })?;
-    let first = Task { parent: start.dir, name: None, path: start.path, old: start.old, id: start.id };
-    let queue = Mutex::new(Queue { tasks: vec![first], busy: 0, failed: None });
-    let more = Condvar::new();
-    let work = || {
-        let mut looker = Looker { view, mount, changes: Changes::default(), buffer: WalkBuffer::default() };
-        let mut deeper = Vec::new();
-        let mut guard = queue.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if guard.failed.is_some() {
-                break;
-            }
-            if let Some(task) = guard.tasks.pop() {
-                guard.busy += 1;
-                drop(guard);
-                let result = looker.directory(task, &mut deeper);
-                guard = queue.lock().unwrap_or_else(PoisonError::into_inner);
-                guard.busy -= 1;
-                guard.tasks.append(&mut deeper);
-                if let Err(error) = result {
-                    guard.failed = Some(error);
-                }
-                more.notify_all();
-            } else if guard.busy == 0 {
-                break;
-            } else {
-                guard = more.wait(guard).unwrap_or_else(PoisonError::into_inner);
-            }
-        }
-        looker.changes
-    };
+    let Start { dir, path, old, id } = start;
+    let stat = dir.stat_self().map_err(|e| Error::Volume { path: path.to_string(), why: e.to_string() })?;
+    let (ino, mount) = (stat.ino, (stat.mount, stat.dev));
+    let first = Task { parent: dir, name: None, ino, path, old, id };
+    let worker = || Looker { view, mount, changes: Changes::default(), buffer: WalkBuffer::default() };
+    let lookers = crew(first, threads, worker, |looker, task, deeper| looker.directory(task, deeper))?;
     let mut changes = Changes::default();
-    std::thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        changes.merge(work());
-        for helper in helpers {
-            changes.merge(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-    });
-    match queue.into_inner().unwrap_or_else(PoisonError::into_inner).failed {
-        Some(error) => Err(error),
-        None => Ok(changes),
-    }
+    lookers.into_iter().for_each(|looker| changes.merge(looker.changes));
+    Ok(changes)
 }
 
 struct Looker<'a> {
@@ -209,16 +168,11 @@ struct Looker<'a> {
 
 impl Looker<'_> {
     fn directory(&mut self, task: Task, deeper: &mut Vec<Task>) -> Result<()> {
-        let opened = match &task.name {
-            None => Ok(task.parent.clone()),
-            Some(name) => task.parent.open_dir(name).map(Arc::new),
-        };
-        let listed = opened.and_then(|dir| {
-            let stat = dir.stat_self()?;
-            let names = listing::names(&dir, &mut self.buffer)?;
-            Ok((dir, stat, names))
+        let listed = open(&task.parent, task.name.as_deref()).and_then(|mut dir| {
+            let names = listing::names(&mut dir, &mut self.buffer)?;
+            Ok((Arc::new(dir), names))
         });
-        let (dir, stat, names) = match listed {
+        let (dir, names) = match listed {
             Ok(listed) => listed,
             // Gone or replaced since its parent was listed: the next cycle sees what it is now.
             Err(e) if e.is_gone() => return Ok(()),
@@ -258,8 +212,8 @@ impl Looker<'_> {
                     continue;
                 }
             };
-            self.changes.fingerprint.add(stat.ino, name, &found);
-            self.name(&task, &dir, stat.ino, name, found, matching, deeper)?;
+            self.changes.fingerprint.add(task.ino, name, &found);
+            self.name(&task, &dir, name, found, matching, deeper)?;
         }
         while let Some((old_name, old)) = &row {
             self.missing(&task, old_name, old)?;
@@ -268,12 +222,10 @@ impl Looker<'_> {
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one name with everything around it; called once")]
     fn name(
         &mut self,
         task: &Task,
         dir: &Arc<Dir>,
-        parent: u64,
         name: &[u8],
         stat: Stat,
         row: Option<RowFacts>,
@@ -290,7 +242,7 @@ impl Looker<'_> {
             self.changes.refused.push(refusal);
             return Ok(());
         }
-        let found = Found { path, old, stat, parent };
+        let found = Found { path, old, stat, parent: task.ino };
         let Some(facts) = row else {
             if stat.kind != FileKind::Dir && stat.nlink > 1 {
                 self.link(found, None, None);
@@ -313,6 +265,7 @@ impl Looker<'_> {
             deeper.push(Task {
                 parent: dir.clone(),
                 name: Some(name.into()),
+                ino: stat.ino,
                 path: found.path.clone(),
                 old: found.old.clone(),
                 id: facts.dir_id,
@@ -395,30 +348,44 @@ fn next_row(rows: &mut Rows) -> Result<Option<RowAt>, IndexError> {
     }
 }
 
-/// The fingerprint of the whole tree as it is now: the second look.
+/// The fingerprint of the whole tree as it is now, on `threads` threads: the second look.
 ///
 /// What cannot be read is left out, as in the first look.
-pub fn fingerprint(root: &Arc<Dir>) -> Fingerprint {
-    let mut sum = Fingerprint::default();
-    let mut buffer = WalkBuffer::default();
-    // Parent, name in it (none: the parent itself), depth.
-    type Todo = (Arc<Dir>, Option<Box<[u8]>>, usize);
-    let mut stack: Vec<Todo> = vec![(root.clone(), None, 0)];
-    let mount = root.stat_self().map(|s| (s.mount, s.dev)).ok();
-    while let Some((parent, name, depth)) = stack.pop() {
-        let opened = match &name {
-            None => Ok(parent),
-            Some(name) => parent.open_dir(name).map(Arc::new),
-        };
-        let Ok(dir) = opened else { continue };
-        let Ok(listed) = listing::read(&dir, &mut buffer) else { continue };
-        for (name, stat) in listed.names {
-            sum.add(listed.stat.ino, &name, &stat);
-            let same_mount = mount == Some((stat.mount, stat.dev)) && !stat.mount_root;
+///
+/// # Errors
+/// None of its own.
+pub fn fingerprint(root: &Arc<Dir>, threads: usize) -> Result<Fingerprint> {
+    /// A directory: its parent, its name there (none: the parent itself), its inode, its depth.
+    struct Todo(Arc<Dir>, Option<Box<[u8]>>, u64, usize);
+    let Ok(stat) = root.stat_self() else { return Ok(Fingerprint::default()) };
+    let mount = (stat.mount, stat.dev);
+    let first = Todo(root.clone(), None, stat.ino, 0);
+    let worker = || (Fingerprint::default(), WalkBuffer::default());
+    let sums = crew(first, threads, worker, |(sum, buffer), Todo(parent, name, ino, depth), deeper| {
+        let Ok(mut dir) = open(&parent, name.as_deref()) else { return Ok(()) };
+        drop(parent);
+        let Ok(names) = listing::names(&mut dir, buffer) else { return Ok(()) };
+        let dir = Arc::new(dir);
+        for name in names.iter() {
+            let Ok(stat) = dir.glance(name) else { continue };
+            sum.add(ino, name, &stat);
+            let same_mount = mount == (stat.mount, stat.dev) && !stat.mount_root;
             if stat.kind == FileKind::Dir && same_mount && depth < DEPTH_MAX {
-                stack.push((dir.clone(), Some(name), depth + 1));
+                deeper.push(Todo(dir.clone(), Some(name.into()), stat.ino, depth + 1));
             }
         }
+        Ok(())
+    })?;
+    Ok(sums.into_iter().fold(Fingerprint::default(), |mut sum, (part, _)| {
+        sum.merge(part);
+        sum
+    }))
+}
+
+/// A directory with a read position of its own: `name` in `parent`, or `parent` itself.
+fn open(parent: &Dir, name: Option<&[u8]>) -> std::result::Result<Dir, SysError> {
+    match name {
+        None => parent.reopen(),
+        Some(name) => parent.open_dir(name),
     }
-    sum
 }

@@ -4,6 +4,7 @@
 //! deletions guarded), [`stage`] copies, [`run`] drives one cycle from end to end.
 
 mod acts;
+mod crew;
 mod entries;
 mod exceptions;
 mod guard;

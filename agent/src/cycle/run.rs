@@ -216,7 +216,7 @@ impl Cycle<'_> {
             return Ok(report);
         }
 
-        let mut second = look::fingerprint(&self.volume.root);
+        let mut second = look::fingerprint(&self.volume.root, self.options.walkers)?;
         let mut first = seen;
         first.merge(staged.fingerprint);
         if staged.torn {

@@ -51,7 +51,8 @@ pub fn stage(
     let after = sys::file::stat(&file, name).map_err(ActError::Source)?;
     Ok(Some(Copied {
         stat,
-        stat_changed_during_copy: (after.size, after.mtime, after.ctime) != (stat.size, stat.mtime, stat.ctime),
+        stat_changed_during_copy: (after.size, after.mtime, after.ctime)
+            != (stat.size, stat.mtime, stat.ctime),
         size: stat.size,
         hash: ContentHash::from_blocks(blocks),
         xattrs,
