@@ -5,6 +5,8 @@
 
 mod acts;
 mod crew;
+mod dirs;
+mod emit;
 mod entries;
 mod exceptions;
 mod guard;
@@ -15,6 +17,7 @@ mod plan;
 mod resume;
 mod run;
 mod spool;
+mod spools;
 mod stage;
 mod tail;
 

@@ -1,20 +1,17 @@
 //! One cycle from end to end.
 
-use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use proto::{Cut, DirWork, Entry, Generation, Leaves, LogHeader, Op, RelPath, StagedName, Totals};
-use sys::{Dir, Errno};
+use proto::{Cut, Generation, Leaves, LogHeader, Op, RelPath, Totals};
+use sys::Dir;
 
-use super::entries::{self, now};
+use super::emit::{Emit, Outs};
+use super::entries::now;
 use super::guard::DeletionLimit;
 use super::look::{self, Changes, Found, Start};
 use super::plan::Plan;
-use super::resume::Resume;
-use super::spool::Spool;
-use super::stage::{Around, Progress, Staged, dir_work, stage};
+use super::stage::{Around, Progress, Staged, stage};
 use crate::error::{Error, Result, on_mirror};
 use crate::index::{Quick, ROOT, View};
 use crate::lane::Lane;
@@ -211,7 +208,7 @@ impl Cycle<'_> {
             && halted == self.lane.head.as_ref().and_then(|head| head.halted.clone())
             && self.lane.head.is_some();
         if only_facts {
-            self.remember_facts(&view, &staged.ops, &dir_ops)?;
+            self.remember_facts(&staged.ops, &dir_ops)?;
             self.forget_spools()?;
             return Ok(report);
         }
@@ -321,100 +318,10 @@ impl Cycle<'_> {
             .collect()
     }
 
-    /// Directories of the mirror that need metadata: changed in the volume, or touched by installs and outs.
-    fn dir_ops(
-        &self,
-        view: &View,
-        staged: &mut Staged,
-        outs: &Outs,
-        moves: &[(RelPath, StagedName)],
-        changed: Vec<(RelPath, RelPath)>,
-    ) -> Result<Vec<Op>> {
-        let moved: BTreeMap<RelPath, RelPath> = staged
-            .ops
-            .iter()
-            .filter_map(|op| match op {
-                Op::Install { path, staged, .. } => {
-                    moves.iter().find(|(_, name)| name == staged).map(|(old, _)| (old.clone(), path.clone()))
-                }
-                _ => None,
-            })
-            .collect();
-        let mut touched: HashSet<RelPath> = HashSet::new();
-        touched
-            .extend(staged.installed.iter().filter_map(|path| path.split_last().map(|(parent, _)| parent)));
-        for (old, _) in &outs.list {
-            if let Some((parent, _)) = old.split_last()
-                && let Some(new) = relocate(&parent, &moved, &outs.list)
-            {
-                touched.insert(new);
-            }
-        }
-        let mut ops = Vec::new();
-        let mut done = HashSet::new();
-        for (path, old) in changed {
-            let entry = match self.dir_entry(&path) {
-                Ok((entry, _)) => entry,
-                // It is something else by now: the next cycle sees it.
-                Err(e) if e.is_gone() || [Errno::NOTDIR, Errno::LOOP].contains(&e.errno) => continue,
-                Err(e) => {
-                    let what = "attributes of the directory cannot be read";
-                    staged.exceptions.refuse(look::unreadable(&path, what, &e));
-                    continue;
-                }
-            };
-            done.insert(path.clone());
-            let was = view.entry(&old)?;
-            match was {
-                Some(was) if entry.same_in_mirror(&was) && !touched.contains(&path) => {
-                    ops.push(Op::Facts { path, entry });
-                }
-                Some(was) => {
-                    let work = dir_work(&entry, &was);
-                    ops.push(Op::Dir { path, entry, work });
-                }
-                None => ops.push(Op::Dir { path, entry, work: DirWork::All }),
-            }
-        }
-        done.extend(staged.ops.iter().filter_map(|op| match op {
-            Op::Dir { path, .. } => Some(path.clone()),
-            _ => None,
-        }));
-        for path in touched {
-            if done.contains(&path) {
-                continue;
-            }
-            // Where the index has it, seen from the new generation backwards.
-            let old = moved
-                .iter()
-                .filter(|(_, new)| path.is_within(new))
-                .max_by_key(|(_, new)| new.depth())
-                .and_then(|(old, new)| path.rebase(new, old))
-                .unwrap_or_else(|| path.clone());
-            let entry = match view.entry(&old)? {
-                Some(entry) if entry.is_dir() => entry,
-                // New in this generation, and a rename came into it after it was staged.
-                _ => match self.dir_entry(&path) {
-                    Ok((entry, _)) => entry,
-                    Err(_) => continue,
-                },
-            };
-            ops.push(Op::Dir { path, entry, work: DirWork::Times });
-        }
-        ops.sort_by(|a, b| a.path().cmp(b.path()));
-        Ok(ops)
-    }
-
-    fn dir_entry(&self, path: &RelPath) -> Result<(Entry, sys::meta::XattrsRead), sys::SysError> {
-        let dir = self.volume.root.open_below(path.components())?;
-        entries::of_dir(&dir)
-    }
-
-    fn remember_facts(&self, view: &View, ops: &[Op], dir_ops: &[Op]) -> Result<()> {
+    fn remember_facts(&self, ops: &[Op], dir_ops: &[Op]) -> Result<()> {
         if ops.is_empty() && dir_ops.is_empty() {
             return Ok(());
         }
-        let _ = view;
         let mut applying = self.lane.index.apply()?;
         applying.ops(ops)?;
         applying.ops(dir_ops)?;
@@ -422,51 +329,11 @@ impl Cycle<'_> {
         Ok(())
     }
 
-    /// Where this run records what it staged, and what an earlier one left. A record is good for the same
-    /// epoch and base generation; where files are not fsynced one by one, only for the same boot.
-    fn spool(&self, nothing: bool) -> Result<(Spool, Resume)> {
-        let kept = match self.file_durability() {
-            transfer::Durability::PerFile => "durable".to_owned(),
-            transfer::Durability::Replicated | transfer::Durability::Deferred => boot_id(),
-        };
-        let base = self.lane.head.as_ref().map_or(Generation(0), |head| head.generation);
-        let name = format!("spool-{}-{base}-{kept}", self.tenure.epoch);
-        let path = self.lane.dir.file(&name);
-        let mut earlier: Option<PathBuf> = None;
-        for old in self.lane.dir.files("spool-")? {
-            let old_name = old.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            if old_name.trim_end_matches(".earlier") == name && !self.options.full {
-                let aside = self.lane.dir.file(&format!("{name}.earlier"));
-                if old != aside {
-                    append(&old, &aside)?;
-                }
-                earlier = Some(aside);
-            } else {
-                let _ = std::fs::remove_file(&old);
-            }
-        }
-        // With nothing to do the mirror's side is left alone: leftovers wait for the next real cycle.
-        let resume = if nothing && earlier.is_none() {
-            Resume::default()
-        } else {
-            Resume::load(earlier.as_deref(), self.tenure)?
-        };
-        Ok((Spool::create(&path)?, resume))
-    }
-
-    fn forget_spools(&self) -> Result<()> {
-        for old in self.lane.dir.files("spool-")? {
-            let _ = std::fs::remove_file(old);
-        }
-        let _ = std::fs::remove_file(self.lane.dir.file("next.log"));
-        Ok(())
-    }
-
     fn is_fuse(&self) -> bool {
         self.lane.ledger.root.pinned().kind().is_fuse()
     }
 
-    fn file_durability(&self) -> transfer::Durability {
+    pub(super) fn file_durability(&self) -> transfer::Durability {
         match (self.options.durability, self.is_fuse()) {
             (Durability::Replicated, _) => transfer::Durability::Replicated,
             (Durability::Fsync, true) => transfer::Durability::PerFile,
@@ -523,128 +390,4 @@ fn make_plan(view: &View, volume: &Volume, options: &CycleOptions) -> Result<Pla
         changes.dirs.push(Found { path: RelPath::root(), old: RelPath::root(), stat, parent: 0 });
     }
     Plan::make(view, &root, changes, &options.limit, options.walkers)
-}
-
-/// Where an old path is in the new generation; nothing if it is gone.
-fn relocate(
-    old: &RelPath,
-    moved: &BTreeMap<RelPath, RelPath>,
-    outs: &[(RelPath, Leaves)],
-) -> Option<RelPath> {
-    let nearest_move =
-        moved.iter().filter(|(from, _)| old.is_within(from)).max_by_key(|(from, _)| from.depth());
-    let nearest_trash = outs
-        .iter()
-        .filter(|(path, to)| matches!(to, Leaves::Trash(_)) && old.is_within(path))
-        .map(|(path, _)| path.depth())
-        .max();
-    match (nearest_move, nearest_trash) {
-        (Some((from, to)), trash) if trash.is_none_or(|depth| depth < from.depth()) => old.rebase(from, to),
-        (_, Some(_)) => None,
-        (Some(_), None) | (None, None) => Some(old.clone()),
-    }
-}
-
-struct Outs {
-    run: u64,
-    next: u64,
-    list: Vec<(RelPath, Leaves)>,
-}
-
-impl Outs {
-    /// Names in the trash have numbers of their own, above those of the stage.
-    const FIRST: u64 = 1 << 40;
-
-    fn trash(&mut self, paths: Vec<RelPath>) {
-        for path in paths {
-            self.next += 1;
-            self.list.push((path, Leaves::Trash(StagedName { run: self.run, n: Self::FIRST + self.next })));
-        }
-    }
-}
-
-struct Emit<'a> {
-    log: &'a mut LogFile,
-    applying: &'a mut crate::index::Applying,
-    batch: Vec<Op>,
-}
-
-impl Emit<'_> {
-    fn op(&mut self, op: Op) -> Result<()> {
-        self.log.op(&op)?;
-        self.batch.push(op);
-        if self.batch.len() >= 4096 { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.applying.ops(&self.batch)?;
-        self.batch.clear();
-        Ok(())
-    }
-
-    /// Installs, outermost first. Without renames what was staged has no order among itself; with them a new
-    /// directory may hold a renamed one that holds a new one, and one pass per depth sorts that out.
-    fn installs(&mut self, staged: &mut Staged, with_moves: bool) -> Result<()> {
-        let (installs, others): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut staged.ops).into_iter().partition(|op| matches!(op, Op::Install { .. }));
-        if !with_moves {
-            staged.spool.replay(|op| self.op(op))?;
-        } else {
-            let mut roots: HashSet<RelPath> = HashSet::new();
-            staged.spool.replay(|op| {
-                if let Op::Install { path, .. } = &op {
-                    roots.insert(path.clone());
-                }
-                Ok(())
-            })?;
-            let mut depths: Vec<usize> =
-                roots.iter().chain(installs.iter().map(Op::path)).map(RelPath::depth).collect();
-            depths.sort_unstable();
-            depths.dedup();
-            for depth in depths {
-                for op in installs.iter().filter(|op| op.path().depth() == depth) {
-                    self.op(op.clone())?;
-                }
-                staged.spool.replay(|op| {
-                    if root_depth(op.path(), &roots) == Some(depth) { self.op(op) } else { Ok(()) }
-                })?;
-            }
-        }
-        for op in others {
-            self.op(op)?;
-        }
-        Ok(())
-    }
-}
-
-/// Depth of the installed name that brings `path` with it.
-fn root_depth(path: &RelPath, roots: &HashSet<RelPath>) -> Option<usize> {
-    let mut at = path.clone();
-    loop {
-        if roots.contains(&at) {
-            return Some(at.depth());
-        }
-        at = at.split_last()?.0;
-    }
-}
-
-fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
-}
-
-fn append(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
-    use crate::error::on_state;
-    if !to.exists() {
-        return std::fs::rename(from, to).map_err(on_state("rename", from));
-    }
-    // Records of the older run come first; whole frames only, or the newer ones could not be read.
-    let joined = to.with_extension("joined");
-    let mut spool = Spool::create(&joined)?;
-    for path in [to, from] {
-        super::spool::read(path, |op| spool.push(&op))?;
-    }
-    spool.flush()?;
-    std::fs::rename(&joined, to).map_err(on_state("rename", &joined))?;
-    std::fs::remove_file(from).map_err(on_state("remove", from))
 }

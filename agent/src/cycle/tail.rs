@@ -61,6 +61,9 @@ pub fn stage(
     }))
 }
 
+/// Takes a piece of the file and its offset.
+type Each<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), SysError>;
+
 /// A source being read, and what it should begin with.
 struct Reading<'a> {
     file: &'a OwnedFd,
@@ -109,7 +112,7 @@ impl Reading<'_> {
         &self,
         block: u64,
         piece: &mut [u8],
-        each: &mut dyn FnMut(u64, &[u8]) -> Result<(), SysError>,
+        each: Each<'_>,
     ) -> Result<Option<Hash>, SysError> {
         let (start, end) = (block * BLOCK, ((block + 1) * BLOCK).min(self.size));
         let old_end = end.min(self.old.size);
