@@ -79,3 +79,104 @@ fn set_fsgid(gid: u32) -> u32 {
     // SAFETY: as above (setfsgid(2)).
     (unsafe { libc::setfsgid(gid) }) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::Dir;
+    use crate::uring::{Punt, Reply, Request, Ring};
+
+    const SOMEBODY: Owner = Owner { uid: 54_321, gid: 54_322 };
+
+    /// A directory of SOMEBODY's and one of ours alone, if this process may act as others.
+    fn dirs() -> Option<(tempfile::TempDir, Arc<Dir>, Arc<Dir>)> {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("REQUIRE_ALL").is_none(), "root is required");
+            eprintln!("SKIPPED: needs root");
+            return None;
+        }
+        let at = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            std::fs::create_dir(at.path().join(name)).unwrap();
+            Arc::new(Dir::open(&at.path().join(name)).unwrap())
+        };
+        let (theirs, ours) = (make("theirs"), make("ours"));
+        std::os::unix::fs::chown(at.path().join("theirs"), Some(SOMEBODY.uid), None).unwrap();
+        Some((at, theirs, ours))
+    }
+
+    fn owner(path: &Path) -> Owner {
+        let meta = std::fs::symlink_metadata(path).unwrap();
+        Owner { uid: meta.uid(), gid: meta.gid() }
+    }
+
+    const SELF: Owner = Owner { uid: 0, gid: 0 };
+
+    #[test]
+    fn what_is_created_belongs_to_them_and_nothing_afterwards() {
+        let Some((at, theirs, ours)) = dirs() else { return };
+        as_owner(SOMEBODY, || theirs.mkdir(b"d", 0o755)).unwrap();
+        as_owner(SOMEBODY, || theirs.symlink(b"nowhere", b"l")).unwrap();
+        theirs.mkdir(b"after", 0o755).unwrap();
+        assert_eq!(owner(&at.path().join("theirs/d")), SOMEBODY);
+        assert_eq!(owner(&at.path().join("theirs/l")), SOMEBODY);
+        assert_eq!(owner(&at.path().join("theirs/after")), SELF);
+        // Where they may not, it is refused, and the other way makes it ours.
+        let refused = as_owner(SOMEBODY, || ours.mkdir(b"d", 0o755)).unwrap_err();
+        assert!(is_refusal(refused.errno));
+        as_owner_if_let(Some(SOMEBODY), || ours.mkdir(b"d", 0o755)).unwrap();
+        assert_eq!(owner(&at.path().join("ours/d")), SELF);
+    }
+
+    #[test]
+    fn other_threads_stay_who_they_are() {
+        let Some((at, theirs, ours)) = dirs() else { return };
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            // It is there before: a new thread would be who its maker is at that moment.
+            let other = scope.spawn(|| wait.recv().map(|()| ours.mkdir(b"d", 0o755)));
+            let act = || {
+                go.send(()).unwrap();
+                other.join().unwrap().unwrap()?;
+                theirs.mkdir(b"d", 0o755)
+            };
+            as_owner(SOMEBODY, act).unwrap();
+        });
+        assert_eq!(owner(&at.path().join("ours/d")), SELF);
+        assert_eq!(owner(&at.path().join("theirs/d")), SOMEBODY);
+    }
+
+    #[test]
+    fn the_ring_creates_as_them() {
+        let Some((at, theirs, ours)) = dirs() else { return };
+        let mut ring = match Ring::new(8, 4) {
+            Ok(ring) => ring,
+            Err(error) => {
+                assert!(std::env::var_os("REQUIRE_ALL").is_none(), "io_uring is required");
+                eprintln!("SKIPPED: the ring, {error}");
+                return;
+            }
+        };
+        let mut create = |dir: &Arc<Dir>, name: &[u8], owner| {
+            ring.push(1, Request::create(dir.clone(), name, 0o644, owner).unwrap(), Punt::Always).unwrap();
+            loop {
+                ring.wait(Duration::from_secs(5), || false).unwrap();
+                if let Some((_, Reply::Created(result))) = ring.take() {
+                    return result.map(drop);
+                }
+            }
+        };
+        create(&theirs, b"one", Some(SOMEBODY)).unwrap();
+        create(&theirs, b"two", Some(SOMEBODY)).unwrap();
+        create(&theirs, b"three", None).unwrap();
+        assert!(is_refusal(create(&ours, b"no", Some(SOMEBODY)).unwrap_err()));
+        for (name, wanted) in [("one", SOMEBODY), ("two", SOMEBODY), ("three", SELF)] {
+            assert_eq!(owner(&at.path().join("theirs").join(name)), wanted, "{name}");
+        }
+    }
+}

@@ -239,6 +239,29 @@ fn a_leftover_is_replaced_only_when_told() {
 }
 
 #[test]
+fn the_owner_is_right_whether_they_may_create_or_not() {
+    if !std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0) {
+        eprintln!("SKIPPED: needs root");
+        assert!(std::env::var_os("REQUIRE_ALL").is_none(), "root is required");
+        return;
+    }
+    for engine in engines() {
+        let place = Place::new();
+        for (name, dir_owner) in [("f", 0), ("g", 54_321)] {
+            place.put(name, &noise(MIB + 9, 5));
+            std::os::unix::fs::chown(place.source_path(name), Some(54_321), Some(54_322)).unwrap();
+            std::os::unix::fs::chown(place.root.path().join("to"), Some(dir_owner), None).unwrap();
+            let owner = sys::Owner { uid: 54_321, gid: 54_322 };
+            let job = transfer::CopyJob { create_as: Some(owner), ..place.job(name, How::Whole) };
+            place.copy(engine, job).unwrap();
+            let made = std::fs::metadata(place.target_path(name)).unwrap();
+            assert_eq!((made.uid(), made.gid()), (54_321, 54_322), "{engine:?} {name}");
+            assert!(read(&place.target_path(name)) == noise(MIB + 9, 5));
+        }
+    }
+}
+
+#[test]
 fn durability_without_fsync_copies_just_the_same() {
     for engine in engines() {
         let place = Place::new();
