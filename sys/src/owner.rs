@@ -139,7 +139,8 @@ mod tests {
         let (go, wait) = std::sync::mpsc::channel::<()>();
         std::thread::scope(|scope| {
             // It is there before: a new thread would be who its maker is at that moment.
-            let other = scope.spawn(|| wait.recv().map(|()| ours.mkdir(b"d", 0o755)));
+            let ours = &ours;
+            let other = scope.spawn(move || wait.recv().map(|()| ours.mkdir(b"d", 0o755)));
             let act = || {
                 go.send(()).unwrap();
                 other.join().unwrap().unwrap()?;
