@@ -108,12 +108,7 @@ impl Reading<'_> {
 
     /// Value of one block, after handing each piece of it, with its offset, to `each`. Nothing when the file is too
     /// short by now, or has other bytes than the old one.
-    fn block(
-        &self,
-        block: u64,
-        piece: &mut [u8],
-        each: Each<'_>,
-    ) -> Result<Option<Hash>, SysError> {
+    fn block(&self, block: u64, piece: &mut [u8], each: Each<'_>) -> Result<Option<Hash>, SysError> {
         let (start, end) = (block * BLOCK, ((block + 1) * BLOCK).min(self.size));
         let old_end = end.min(self.old.size);
         let mut hasher = BlockHasher::new(block);

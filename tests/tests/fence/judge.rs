@@ -94,12 +94,18 @@ impl Books {
 
     /// Directories whose metadata an epoch set where they are.
     pub fn dirs_set_by(&self, epoch: u64) -> Vec<RelPath> {
-        let logs = self.logs.iter().filter(|log| log.header.epoch.0 == epoch);
-        let dirs = logs.flat_map(|log| &log.ops).filter_map(|op| match op {
-            Op::Dir { path, .. } => Some(path.clone()),
-            _ => None,
-        });
-        dirs.collect()
+        let ops = self.ops_of(epoch);
+        ops.filter_map(|op| if let Op::Dir { path, .. } = op { Some(path.clone()) } else { None }).collect()
+    }
+
+    /// Files that an epoch made grow, keeping their inodes.
+    pub fn grown_by(&self, epoch: u64) -> Vec<RelPath> {
+        let ops = self.ops_of(epoch);
+        ops.filter_map(|op| if let Op::Grow { path, .. } = op { Some(path.clone()) } else { None }).collect()
+    }
+
+    fn ops_of(&self, epoch: u64) -> impl Iterator<Item = &Op> {
+        self.logs.iter().filter(move |log| log.header.epoch.0 == epoch).flat_map(|log| &log.ops)
     }
 }
 
