@@ -89,7 +89,8 @@ fn third(volume: &Path) {
     std::fs::write(at("turns"), "a file now").unwrap();
     std::fs::remove_dir_all(at("y")).unwrap();
     std::fs::write(at("new"), "not a directory here").unwrap();
-    append(&at("grows"), "by the new one, and more");
+    // The same bytes at another time: the inode in the mirror stays, and must still be there.
+    append(&at("grows"), "by the old writer");
     std::fs::set_permissions(at("jobs"), PermissionsExt::from_mode(0o700)).unwrap();
 }
 
