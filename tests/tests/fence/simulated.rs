@@ -5,7 +5,7 @@
 //! request, with all its descriptors, and continued (`Stopped`).
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -89,7 +89,7 @@ fn third(volume: &Path) {
     std::fs::write(at("turns"), "a file now").unwrap();
     std::fs::remove_dir_all(at("y")).unwrap();
     std::fs::write(at("new"), "not a directory here").unwrap();
-    // The same bytes at another time: the inode in the mirror stays, and must still be there.
+    // The same bytes, and the same time: the file stays in the mirror, and must still be there.
     append(&at("grows"), "by the old writer");
     std::fs::set_permissions(at("jobs"), PermissionsExt::from_mode(0o700)).unwrap();
 }
@@ -120,6 +120,8 @@ impl Pair {
         pair.disk.snapshot("one").unwrap();
         pair.save("one");
         second(&pair.volume(0));
+        let grown = pair.volume(0).join("grows").metadata().unwrap().modified().unwrap();
+        File::options().write(true).open(pair.volume(1).join("grows")).unwrap().set_modified(grown).unwrap();
         pair
     }
 
