@@ -111,7 +111,7 @@ impl Lane {
                 // Its writer is at work in this moment: what is published so far is what we read.
                 (Some(newest), None) if newest.node == state.node() => {}
                 (Some(newest), Some(_)) if newest.node == state.node() => {
-                    head = roll_forward(&ledger, &scratch, now)?;
+                    head = roll_forward(&ledger, newest.epoch, &scratch, now)?;
                 }
                 (Some(_), Some(_)) if ownership == Ownership::TakeOver => {
                     take_over(&ledger, state.node(), &sys::host::hostname(), &scratch, now)?;

@@ -407,12 +407,13 @@ impl Dir {
     }
 }
 
-/// Sets the modification time of the directory `name` in `dir`, not through a symlink.
+/// Sets the modification time of the directory `name` in `dir`; of nothing else that may have that name by now.
 ///
 /// # Errors
-/// The kernel's errno.
+/// The kernel's errno; `ENOTDIR` when it is no directory.
 pub fn set_dir_times(dir: &Dir, name: &[u8], mtime: crate::Time) -> Result<(), SysError> {
-    rfs::utimensat(&dir.fd, one(name)?, &crate::meta::timestamps(mtime), AtFlags::SYMLINK_NOFOLLOW)
+    let held = dir.hold_dir(name)?;
+    rfs::utimensat(&held.fd, "", &crate::meta::timestamps(mtime), AtFlags::EMPTY_PATH)
         .map_err(ctx("set times of", name))
 }
 

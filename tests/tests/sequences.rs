@@ -31,8 +31,13 @@ fn run(seed: Seed, ops: &[Op]) -> Result<(), String> {
     Ok(())
 }
 
-/// As many threads as there are processors, each with its shard of the sequences.
-fn all(length: usize, shards_of: u64, shard: u64) {
+/// How many sequences of two and of three operations there are. A change of the generator changes them knowingly.
+const OF_TWO: u64 = 956;
+const OF_THREE: u64 = 18_025;
+
+/// As many threads as there are processors, each with its shard of the `expected` sequences. Returns how many were
+/// visited.
+fn all(length: usize, expected: u64, shards_of: u64, shard: u64) -> u64 {
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get()) as u64;
     let failures = std::sync::Mutex::new(Vec::new());
     let visited = std::sync::atomic::AtomicU64::new(0);
@@ -48,18 +53,19 @@ fn all(length: usize, shards_of: u64, shard: u64) {
                         failures.lock().unwrap().push(format!("{seed:?} {ops:?}\n    {why}"));
                     }
                 });
+                assert_eq!(counts.total(), expected, "the generator makes other sequences than it did");
                 visited.fetch_add(counts.visited, std::sync::atomic::Ordering::Relaxed);
             });
         }
     });
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(visited.into_inner() > 0);
+    visited.into_inner()
 }
 
 #[test]
 fn every_sequence_of_two() {
-    all(2, 1, 0);
+    assert_eq!(all(2, OF_TWO, 1, 0), OF_TWO);
 }
 
 #[test]
@@ -69,5 +75,6 @@ fn every_sequence_of_three() {
         Some((shard, of)) => (shard.parse().unwrap(), of.parse().unwrap()),
         None => (0, 1),
     };
-    all(3, of, shard);
+    let visited = all(3, OF_THREE, of, shard);
+    assert!(visited > 0 && (of > 1 || visited == OF_THREE), "{visited} of {OF_THREE} were visited");
 }

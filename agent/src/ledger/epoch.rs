@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proto::{Epoch, EpochRecord, FrameKind, NodeId, frame, names};
-use sys::{Dir, Errno};
+use sys::{Dir, Errno, SysError};
 
 use super::open::{Ledger, link_new, make_dir, read_small};
 use crate::error::{Error, Result, on_mirror};
@@ -60,23 +60,55 @@ impl Ledger {
     /// Makes or opens the working directories of an epoch that is ours.
     ///
     /// # Errors
-    /// [`Error::Mirror`].
+    /// [`Error::Fenced`] when a successor took them away at the same moment; [`Error::Mirror`].
     pub fn tenure(&self, epoch: Epoch) -> Result<Tenure> {
-        let open = |name: Vec<u8>| {
+        self.working_dirs(epoch, |name| {
             // Opened first: in a lane that was written before, that is all there is to do.
-            match self.dir.open_dir(&name) {
+            match self.dir.open_dir(name) {
                 Err(e) if e.errno == Errno::NOENT => {
-                    make_dir(&self.dir, &name)?;
-                    self.dir.open_dir(&name)
+                    make_dir(&self.dir, name)?;
+                    self.dir.open_dir(name)
                 }
                 other => other,
             }
-        };
-        let act = || format!("open the working directories of epoch {epoch}");
-        Ok(Tenure {
-            epoch,
-            stage: Arc::new(open(names::stage(epoch)).map_err(on_mirror(act))?),
-            trash: Arc::new(open(names::trash(epoch)).map_err(on_mirror(act))?),
         })
+    }
+
+    /// Opens the working directories that the writer of a sealed generation left. They are never made anew: where
+    /// they are gone a successor has published that generation and taken them away, and whoever made them again would
+    /// be outside the fence.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], [`Error::Mirror`].
+    pub fn tenure_left(&self, epoch: Epoch) -> Result<Tenure> {
+        self.working_dirs(epoch, |name| self.dir.open_dir(name))
+    }
+
+    fn working_dirs(
+        &self,
+        epoch: Epoch,
+        open: impl Fn(&[u8]) -> std::result::Result<Dir, SysError>,
+    ) -> Result<Tenure> {
+        let hold = |name: Vec<u8>| match open(&name) {
+            Ok(dir) => Ok(Arc::new(dir)),
+            Err(e) => {
+                let act = || format!("open the working directories of epoch {epoch}");
+                Err(self.fenced_or(epoch, on_mirror(act)(e)))
+            }
+        };
+        Ok(Tenure { epoch, stage: hold(names::stage(epoch))?, trash: hold(names::trash(epoch))? })
+    }
+
+    /// Fails when a successor took the working directories of `epoch` away.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], [`Error::Mirror`].
+    pub fn still_working(&self, epoch: Epoch) -> Result<()> {
+        let act = || format!("look for the stage of epoch {epoch}");
+        if self.dir.exists(&names::stage(epoch)).map_err(on_mirror(act))? {
+            return Ok(());
+        }
+        let gone = Error::LedgerState(format!("stage.{epoch} is gone from the ledger"));
+        Err(self.fenced_or(epoch, gone))
     }
 }

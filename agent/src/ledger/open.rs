@@ -127,6 +127,17 @@ impl Ledger {
             .map_err(on_mirror(|| format!("look for generation {generation}")))
     }
 
+    /// Takes the seal of generation 1 back. Only for one that can never be published, in a lane without HEAD.
+    pub(super) fn void_first(&self) -> Result<()> {
+        let first = Generation(1);
+        match self.commit.unlink(&names::generation(first)) {
+            Err(e) if !e.is_gone() => {
+                Err(on_mirror(|| format!("take back the seal of generation {first}"))(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Opens `stage.N` or `trash.N`; nothing if it is not there.
     pub(super) fn working(&self, name: &[u8]) -> Result<Option<Dir>> {
         match self.dir.open_dir(name) {

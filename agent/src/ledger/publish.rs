@@ -18,7 +18,9 @@
 
 use std::path::Path;
 
-use proto::{DirWork, FrameKind, Generation, Head, Leaves, Op, RelPath, Source, StagedName, frame, names};
+use proto::{
+    DirWork, Epoch, FrameKind, Generation, Head, Leaves, Op, RelPath, Source, StagedName, frame, names,
+};
 use sys::{Dir, Errno, Meta, SysError};
 
 use super::epoch::Tenure;
@@ -86,6 +88,10 @@ impl Ledger {
         publisher.outs(&mut work)?;
         publisher.installs(&mut work)?;
         publisher.grows(&work)?;
+        if mode == Publish::Again {
+            // An install that a successor did looks like one done before; metadata must not follow it.
+            self.still_working(tenure.epoch)?;
+        }
         publisher.dirs(&mut work)?;
         let head = publisher.head(log, now)?;
         publisher.forget_tails(&work);
@@ -95,22 +101,24 @@ impl Ledger {
     /// Empties `trash.N` and what publishing left in `stage.N`. Only after HEAD has moved.
     ///
     /// # Errors
-    /// [`Error::Mirror`]; what is left is removed the next time.
+    /// [`Error::Fenced`]; [`Error::Mirror`]; what is left is removed the next time.
     pub fn empty_trash(&self, tenure: &Tenure) -> Result<u64> {
-        let act = || "empty the trash".to_owned();
+        let failed = |e| self.fenced_or(tenure.epoch, on_mirror(|| "empty the trash".to_owned())(e));
         let mut removed = 0;
-        for name in tenure.trash.names().map_err(on_mirror(act))? {
-            removed += tenure.trash.remove_tree(&name).map_err(on_mirror(act))?;
+        for name in tenure.trash.names().map_err(failed)? {
+            removed += tenure.trash.remove_tree(&name).map_err(failed)?;
         }
         Ok(removed)
     }
 }
 
-/// Finishes every sealed generation above HEAD. Returns the newest HEAD. `scratch` is a local file to use.
+/// Finishes every sealed generation above HEAD, for the holder of epoch `ours`. Returns the newest HEAD. `scratch`
+/// is a local file to use.
 ///
 /// # Errors
-/// As [`Ledger::publish`]; [`Error::LedgerFile`] when a sealed log is damaged.
-pub fn roll_forward(ledger: &Ledger, scratch: &Path, now: proto::Time) -> Result<Option<Head>> {
+/// As [`Ledger::publish`]; [`Error::Fenced`] when a later epoch sealed meanwhile; [`Error::LedgerFile`] when a sealed
+/// log is damaged.
+pub fn roll_forward(ledger: &Ledger, ours: Epoch, scratch: &Path, now: proto::Time) -> Result<Option<Head>> {
     let mut head = ledger.head()?;
     loop {
         let next = head.as_ref().map_or(Generation(1), |head| head.generation.next());
@@ -126,7 +134,20 @@ pub fn roll_forward(ledger: &Ledger, scratch: &Path, now: proto::Time) -> Result
                 head.generation
             )));
         }
-        let tenure = ledger.tenure(log.header.epoch)?;
+        let by = log.header.epoch;
+        if by > ours {
+            // The directories of a successor are not ours to publish from, and its HEAD not ours to move.
+            let ahead =
+                Error::LedgerState(format!("generation {next} is of epoch {by}, which nobody claimed"));
+            return Err(ledger.fenced_or(ours, ahead));
+        }
+        if head.is_none() && by < ours && ledger.working(&names::stage(by))?.is_none() {
+            // A first seal that arrived after the take-over: with no generation before it there was no barrier in its
+            // way, and what it would install is gone. Nothing of it was ever in the mirror, and nobody could read it.
+            ledger.void_first()?;
+            return Ok(None);
+        }
+        let tenure = ledger.tenure_left(by)?;
         head = Some(ledger.publish(&tenure, &log, Publish::Again, now)?);
     }
 }
@@ -327,7 +348,9 @@ impl Publisher<'_> {
         };
         match set(dirs) {
             Ok(()) => Ok(()),
-            Err(e) if e.is_gone() => Err(self.ledger.fenced_or(self.tenure.epoch, self.meddled(path))),
+            Err(e) if e.is_gone() || e.errno == Errno::NOTDIR => {
+                Err(self.ledger.fenced_or(self.tenure.epoch, self.meddled(path)))
+            }
             Err(e) => Err(self.failed(e, format!("set metadata of {path} in the mirror"))),
         }
     }
@@ -360,10 +383,9 @@ impl Publisher<'_> {
         Ok(head)
     }
 
+    /// Whatever the errno: a successor may have made something else of the path.
     fn failed(&self, source: SysError, act: String) -> Error {
-        let gone = source.is_gone();
-        let error = on_mirror(|| act)(source);
-        if gone { self.ledger.fenced_or(self.tenure.epoch, error) } else { error }
+        self.ledger.fenced_or(self.tenure.epoch, on_mirror(|| act)(source))
     }
 
     fn meddled(&self, path: &RelPath) -> Error {

@@ -38,7 +38,7 @@ pub fn settle(
     scratch: &Path,
     now: proto::Time,
 ) -> Result<Tenure> {
-    let head = roll_forward(ledger, scratch, now)?;
+    let head = roll_forward(ledger, epoch, scratch, now)?;
     let tenure = ledger.tenure(epoch)?;
     let older = older_working(ledger, epoch)?;
     if older.is_empty() {
@@ -82,7 +82,7 @@ fn barrier(
     match ledger.seal(tenure, &log) {
         Ok(()) => ledger.publish(tenure, &log, Publish::Fresh, now).map(|_| ()),
         // The old writer sealed once more before we came: finish that, then take the next number.
-        Err(Error::GenerationTaken(_)) => match roll_forward(ledger, scratch, now)? {
+        Err(Error::GenerationTaken(_)) => match roll_forward(ledger, tenure.epoch, scratch, now)? {
             Some(head) => barrier(ledger, tenure, node, &head, scratch, now),
             None => Err(Error::LedgerState("HEAD vanished from the ledger".to_owned())),
         },

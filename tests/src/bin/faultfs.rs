@@ -1,9 +1,9 @@
-//! `faultfs MOUNTPOINT --control SOCKET [--threads N] [--no-acl]`: see `harness::faultfs`.
+//! `faultfs MOUNTPOINT... --control SOCKET [--threads N] [--no-acl]`: see `harness::faultfs`.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use harness::faultfs::{Options, serve};
 
 /// Requests are served side by side up to this number, the stalled ones included.
@@ -14,7 +14,7 @@ fn main() -> Result<()> {
 }
 
 fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Options> {
-    let mut mountpoint = None;
+    let mut mountpoints = Vec::new();
     let mut control = None;
     let mut threads = THREADS;
     let mut acl = true;
@@ -27,13 +27,9 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Options> {
             }
             Some("--no-acl") => acl = false,
             Some(option) if option.starts_with('-') => bail!("unknown option {option}"),
-            _ => mountpoint = Some(arg),
+            _ => mountpoints.push(arg.into()),
         }
     }
-    Ok(Options {
-        mountpoint: mountpoint.context("no MOUNTPOINT given")?.into(),
-        control: control.context("no --control SOCKET given")?.into(),
-        threads,
-        acl,
-    })
+    ensure!(!mountpoints.is_empty(), "no MOUNTPOINT given");
+    Ok(Options { mountpoints, control: control.context("no --control SOCKET given")?.into(), threads, acl })
 }

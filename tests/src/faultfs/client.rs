@@ -37,7 +37,7 @@ const REPLY_MAX: Duration = Duration::from_secs(120);
 pub struct FaultFs {
     child: Child,
     control: Mutex<BufReader<UnixStream>>,
-    mountpoint: PathBuf,
+    mountpoints: Vec<PathBuf>,
     _dir: TempDir,
 }
 
@@ -47,13 +47,26 @@ impl FaultFs {
     /// # Errors
     /// When the binary is not found or the mount fails.
     pub fn start() -> Result<FaultFs> {
+        FaultFs::start_at(&["mnt"])
+    }
+
+    /// Starts one with two mounts of the same tree, as two clients of one volume have it: a request that is stalled in
+    /// one holds no lock of the kernel in the other. A rule counts the requests of both.
+    ///
+    /// # Errors
+    /// See [`FaultFs::start`].
+    pub fn start_for_two() -> Result<FaultFs> {
+        FaultFs::start_at(&["mnt", "other"])
+    }
+
+    fn start_at(names: &[&str]) -> Result<FaultFs> {
         let dir = tempfile::Builder::new().prefix("faultfs-").tempdir()?;
-        let mountpoint = dir.path().join("mnt");
+        let mountpoints: Vec<PathBuf> = names.iter().map(|name| dir.path().join(name)).collect();
         let socket = dir.path().join("control");
-        std::fs::create_dir(&mountpoint)?;
+        mountpoints.iter().try_for_each(std::fs::create_dir)?;
         let binary = find_binary()?;
         let mut child = Command::new(&binary)
-            .arg(&mountpoint)
+            .args(&mountpoints)
             .arg("--control")
             .arg(&socket)
             .stdin(Stdio::null())
@@ -61,9 +74,9 @@ impl FaultFs {
             .spawn()
             .with_context(|| format!("start {}", binary.display()))?;
         match connect(&mut child, &socket) {
-            Ok(control) => Ok(FaultFs { child, control, mountpoint, _dir: dir }),
+            Ok(control) => Ok(FaultFs { child, control, mountpoints, _dir: dir }),
             Err(error) => {
-                dispose(&mut child, &mountpoint);
+                dispose(&mut child, &mountpoints);
                 Err(error)
             }
         }
@@ -72,7 +85,16 @@ impl FaultFs {
     /// The mountpoint.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.mountpoint
+        &self.mountpoints[0]
+    }
+
+    /// The mountpoint of a client, counted from 0.
+    ///
+    /// # Panics
+    /// There is no second one unless it was started for two.
+    #[must_use]
+    pub fn client(&self, number: usize) -> &Path {
+        &self.mountpoints[number]
     }
 
     /// Dies at the mutating request with this number, counted from 1 since the last reboot, restore or reset.
@@ -303,14 +325,16 @@ impl FaultFs {
 
 impl Drop for FaultFs {
     fn drop(&mut self) {
-        dispose(&mut self.child, &self.mountpoint);
+        dispose(&mut self.child, &self.mountpoints);
     }
 }
 
 /// Aborts the connection before killing: a process waiting in the mount must get its error, not wait for ever.
-fn dispose(child: &mut Child, mountpoint: &Path) {
+fn dispose(child: &mut Child, mountpoints: &[PathBuf]) {
     let flags = MntFlags::MNT_FORCE | MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
-    let _not_mounted = umount2(mountpoint, flags);
+    for mountpoint in mountpoints {
+        let _not_mounted = umount2(mountpoint, flags);
+    }
     let _already_dead = child.kill();
     let _already_reaped = child.wait();
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use super::world::World;
 /// What the server is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where to mount.
-    pub mountpoint: PathBuf,
+    /// Where to mount: more than one shows the same tree as several clients of one volume see it.
+    pub mountpoints: Vec<PathBuf>,
     /// Path of the control socket, created here.
     pub control: PathBuf,
     /// FUSE workers; each stalled or delayed request occupies one.
@@ -39,13 +39,19 @@ pub fn serve(options: &Options) -> anyhow::Result<()> {
     abort_on_panic();
     let gate = Arc::new(Gate::new(World::new(options.acl)));
     let listener = UnixListener::bind(&options.control).context("bind the control socket")?;
-    let session =
-        Server::mount(gate.clone(), &options.mountpoint, options.threads).context("mount faultfs")?;
-    let mountpoint = options.mountpoint.clone();
-    std::thread::spawn(move || accept(&listener, &gate, &mountpoint));
+    let mut sessions = Vec::new();
+    for mountpoint in &options.mountpoints {
+        sessions.push(Server::mount(gate.clone(), mountpoint, options.threads).context("mount faultfs")?);
+    }
+    let first = sessions.swap_remove(0);
+    for session in sessions {
+        std::thread::spawn(move || session.run());
+    }
+    let mountpoints: Arc<[PathBuf]> = options.mountpoints.clone().into();
+    std::thread::spawn(move || accept(&listener, &gate, &mountpoints));
     let mut out = io::stdout();
     writeln!(out, "ready").and_then(|()| out.flush())?;
-    session.run().context("serve faultfs")
+    first.run().context("serve faultfs")
 }
 
 /// A worker that panics would leave its request unanswered and the caller hanging.
@@ -57,20 +63,20 @@ fn abort_on_panic() {
     }));
 }
 
-fn accept(listener: &UnixListener, gate: &Arc<Gate>, mountpoint: &Path) {
+fn accept(listener: &UnixListener, gate: &Arc<Gate>, mountpoints: &Arc<[PathBuf]>) {
     let mut owner = true;
     for stream in listener.incoming() {
         let Ok(stream) = stream else { return };
         if let (true, Ok(peer)) = (owner, getsockopt(&stream, PeerCredentials)) {
-            let (gate, mountpoint) = (gate.clone(), mountpoint.to_owned());
-            std::thread::spawn(move || watch(peer.pid(), &gate, &mountpoint));
+            let (gate, mountpoints) = (gate.clone(), mountpoints.clone());
+            std::thread::spawn(move || watch(peer.pid(), &gate, &mountpoints));
         }
         let gate = gate.clone();
-        let mountpoint = mountpoint.to_owned();
+        let mountpoints = mountpoints.clone();
         std::thread::spawn(move || {
             let quit = converse(&stream, &gate).unwrap_or(false);
             if owner || quit {
-                leave(&mountpoint);
+                leave(&mountpoints);
             }
         });
         owner = false;
@@ -79,12 +85,12 @@ fn accept(listener: &UnixListener, gate: &Arc<Gate>, mountpoint: &Path) {
 
 /// Leaves when the owner is killed: one of its threads may be waiting for us in the kernel, and then neither does the
 /// process end nor the connection close.
-fn watch(owner: i32, gate: &Gate, mountpoint: &Path) -> ! {
+fn watch(owner: i32, gate: &Gate, mountpoints: &[PathBuf]) -> ! {
     loop {
         // Never that many: a pause that needs no clock of its own.
         gate.await_stalled(u32::MAX, Duration::from_secs(1));
         if is_dying(owner) {
-            leave(mountpoint);
+            leave(mountpoints);
         }
     }
 }
@@ -100,9 +106,11 @@ fn is_dying(pid: i32) -> bool {
     })
 }
 
-fn leave(mountpoint: &Path) -> ! {
-    // Abort first: requests that are stalled would otherwise keep their callers in the kernel.
-    let _already_gone = umount2(mountpoint, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
+fn leave(mountpoints: &[PathBuf]) -> ! {
+    for mountpoint in mountpoints {
+        // Abort first: requests that are stalled would otherwise keep their callers in the kernel.
+        let _already_gone = umount2(mountpoint, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
+    }
     std::process::exit(0)
 }
 

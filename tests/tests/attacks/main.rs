@@ -9,6 +9,7 @@ mod common;
 mod attributes;
 mod content;
 mod deletes;
+mod links;
 mod mirrors;
 mod mounts;
 mod names;
