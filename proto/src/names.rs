@@ -25,6 +25,11 @@ pub fn trash(epoch: Epoch) -> Vec<u8> {
     format!("trash.{epoch}").into_bytes()
 }
 
+/// In the ledger: epoch N has begun to clear the directories of older ones and not ended.
+pub fn settling(epoch: Epoch) -> Vec<u8> {
+    format!("settling.{epoch}").into_bytes()
+}
+
 /// Name in `commit/` or `manifest/`: 20 digits, so that names sort as numbers.
 pub fn generation(generation: Generation) -> Vec<u8> {
     format!("{:020}", generation.0).into_bytes()
@@ -57,6 +62,11 @@ pub fn parse_epoch(name: &[u8]) -> Option<Epoch> {
     (epoch(Epoch(number)) == name).then_some(Epoch(number))
 }
 
+/// Parses what [`settling`] spells.
+pub fn parse_settling(name: &[u8]) -> Option<Epoch> {
+    parse_epoch(name.strip_prefix(b"settling.")?)
+}
+
 /// The epoch of a name `stage.<N>` or `trash.<N>`.
 pub fn parse_working(name: &[u8]) -> Option<Epoch> {
     let number = name.strip_prefix(b"stage.").or_else(|| name.strip_prefix(b"trash."))?;
@@ -77,5 +87,7 @@ mod tests {
         assert_eq!(parse_working(&stage(Epoch(3))), Some(Epoch(3)));
         assert_eq!(parse_working(&trash(Epoch(3))), Some(Epoch(3)));
         assert_eq!(parse_working(b"stage.x"), None);
+        assert_eq!(parse_settling(&settling(Epoch(3))), Some(Epoch(3)));
+        assert_eq!(parse_settling(b"settling.03"), None);
     }
 }

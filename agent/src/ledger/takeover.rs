@@ -1,16 +1,20 @@
 //! Replacing a writer: claim the next epoch, finish what was sealed, take its working directories away.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use proto::{Epoch, Generation, Head, LogHeader, NodeId, Op, RelPath, StagedName, names};
 use sys::{Dir, Errno};
 
 use super::epoch::Tenure;
-use super::log::LogFile;
+use super::log::{LocalLog, LogFile};
 use super::mirror::MirrorDirs;
-use super::open::Ledger;
+use super::open::{Ledger, write_small};
 use super::publish::{Publish, roll_forward};
 use crate::error::{Error, Result, on_mirror};
+
+/// What a barrier record says of the volume it was made from.
+const NO_VOLUME: (u64, Option<proto::Time>) = (0, None);
 
 /// Takes the lane over with a new epoch. After it every late act of an older writer fails in the storage:
 /// its stage and trash are gone, and the next generation number is taken by a barrier record.
@@ -40,25 +44,32 @@ pub fn settle(
 ) -> Result<Tenure> {
     let head = roll_forward(ledger, epoch, scratch, now)?;
     let tenure = ledger.tenure(epoch)?;
-    let older = older_working(ledger, epoch)?;
-    if older.is_empty() {
+    let listed = ledger.dir.names().map_err(on_mirror(|| "list the ledger".to_owned()))?;
+    let older: Vec<_> =
+        listed.iter().filter(|name| names::parse_working(name).is_some_and(|of| of < epoch)).collect();
+    // Once the older directories are gone, only this tells that what lay in them has still to be put back.
+    let marker = names::settling(epoch);
+    let begun = listed.contains(&marker);
+    if older.is_empty() && !begun {
         return Ok(tenure);
+    }
+    let act = || format!("settle epoch {epoch}");
+    if !begun {
+        write_small(&ledger.dir, &marker, b"").map_err(on_mirror(act))?;
     }
     if let Some(head) = &head {
         barrier(ledger, &tenure, node, head, scratch, now)?;
     }
-    let mut found = Vec::new();
     for name in older {
-        empty_into(ledger, &name, &tenure, &mut found)?;
+        empty_into(ledger, name, &tenure)?;
     }
-    put_back(ledger, &tenure, head.map(|head| head.generation), &found, scratch)?;
+    put_back(ledger, &tenure, scratch)?;
+    // Also that of an epoch which died in between: what it had cleared away was in its trash and is settled with the rest.
+    let older = listed.iter().filter(|name| names::parse_settling(name).is_some_and(|of| of < epoch));
+    for name in older.chain([&marker]) {
+        ledger.dir.unlink(name).map_err(on_mirror(act))?;
+    }
     Ok(tenure)
-}
-
-/// Names of working directories of epochs below `epoch`.
-fn older_working(ledger: &Ledger, epoch: Epoch) -> Result<Vec<Vec<u8>>> {
-    let listed = ledger.dir.names().map_err(on_mirror(|| "list the ledger".to_owned()))?;
-    Ok(listed.into_iter().filter(|name| names::parse_working(name).is_some_and(|of| of < epoch)).collect())
 }
 
 /// Takes the next generation number with a log that changes nothing, so that the old writer cannot seal it.
@@ -76,7 +87,7 @@ fn barrier(
         epoch: tenure.epoch,
         node,
         previous: head.log_hash,
-        volume: (0, None),
+        volume: NO_VOLUME,
     };
     let log = LogFile::start(scratch, header)?.finish(head.cut, head.totals, head.halted.clone(), now)?;
     match ledger.seal(tenure, &log) {
@@ -92,15 +103,14 @@ fn barrier(
 
 /// Moves everything out of an old working directory and removes it. Nothing is deleted: the old writer may be
 /// between the two renames of a move, and what lies here may be the only copy of a file.
-fn empty_into(ledger: &Ledger, name: &[u8], tenure: &Tenure, found: &mut Vec<StagedName>) -> Result<()> {
+fn empty_into(ledger: &Ledger, name: &[u8], tenure: &Tenure) -> Result<()> {
     let act = || format!("take away {}", proto::path::Escaped(name));
     let Some(old) = ledger.working(name)? else { return Ok(()) };
     loop {
         for child in old.names().map_err(on_mirror(act))? {
             match old.rename(&child, &tenure.trash, &child) {
-                Ok(()) => found.extend(StagedName::parse(&child)),
-                Err(e) if e.is_gone() => {}
-                Err(e) => return Err(on_mirror(act)(e)),
+                Err(e) if !e.is_gone() => return Err(on_mirror(act)(e)),
+                _ => {}
             }
         }
         match ledger.dir.rmdir(name) {
@@ -113,18 +123,17 @@ fn empty_into(ledger: &Ledger, name: &[u8], tenure: &Tenure, found: &mut Vec<Sta
     }
 }
 
-/// The second roll forward: what an old writer took out of the mirror after the first one goes back.
-fn put_back(
-    ledger: &Ledger,
-    tenure: &Tenure,
-    generation: Option<Generation>,
-    found: &[StagedName],
-    scratch: &Path,
-) -> Result<()> {
-    let (Some(generation), false) = (generation, found.is_empty()) else { return Ok(()) };
-    let log = ledger.fetch(generation, scratch)?;
+/// The second roll forward: what an old writer took out of the mirror after the first one goes back. It lies in the
+/// trash of this epoch, which holds nothing else yet.
+fn put_back(ledger: &Ledger, tenure: &Tenure, scratch: &Path) -> Result<()> {
+    let listed = tenure.trash.names().map_err(on_mirror(|| "list the trash".to_owned()))?;
+    let found: HashSet<StagedName> = listed.iter().filter_map(|name| StagedName::parse(name)).collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let Some(log) = last_of_a_writer(ledger, scratch)? else { return Ok(()) };
     let mut home: Vec<(StagedName, RelPath)> = Vec::new();
-    let mut installed = std::collections::HashSet::new();
+    let mut installed = HashSet::new();
     log.ops(|op| {
         match op {
             Op::Out { path, to: proto::Leaves::Trash(name) | proto::Leaves::Stage(name) } => {
@@ -157,6 +166,20 @@ fn put_back(
         }
     }
     Ok(())
+}
+
+/// The newest published log that is no barrier: what an old writer may still be carrying out. It may be newer than what
+/// the first roll forward found.
+fn last_of_a_writer(ledger: &Ledger, scratch: &Path) -> Result<Option<LocalLog>> {
+    let mut generation = ledger.head()?.map_or(0, |head| head.generation.0);
+    while generation > 0 {
+        let log = ledger.fetch(Generation(generation), scratch)?;
+        if log.header.volume != NO_VOLUME {
+            return Ok(Some(log));
+        }
+        generation -= 1;
+    }
+    Ok(None)
 }
 
 fn put_one_back(

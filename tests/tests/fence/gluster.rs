@@ -284,7 +284,7 @@ fn stopped_on_one_host_replaced_on_the_other() {
     let lab = Lab::builder().hosts(2).brick(BrickFs::Xfs, "3G").start().unwrap();
     lab.volume("v", Layout::Replica(2)).create_and_start().unwrap();
     let mounts = [0, 1].map(|host| lab.host(host).mount("v", &["acl"]).unwrap());
-    let hosts = Hosts { lab, mounts, dir: tempfile::tempdir().unwrap() };
+    let hosts = Hosts { lab, mounts, dir: crate::common::in_memory() };
     let mut reached = Vec::new();
     let mut number = 0;
     for moment in MOMENTS.repeat(2) {

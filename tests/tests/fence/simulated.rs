@@ -19,6 +19,8 @@ use harness::gate::{Need, require};
 use harness::lab::{Seen, wait_until};
 use harness::product::{Product, Ran, snapshot};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use proto::RelPath;
 
 use super::judge::{Books, assert_mirror, assert_refused, touched};
@@ -440,4 +442,64 @@ fn every_rename_arrives_during_the_take_over() {
         pair.run(1, &[PathBuf::from("verify"), pair.volume(1), pair.mirror(1)]).expect(0);
     }
     eprintln!("{} renames arrived during a take-over", others.len());
+}
+
+/// As before with the rename of a file that grows; then the successor dies at each of its changes and is started again.
+///
+/// The story: it knew what it had cleared away only from its memory, and looked for where that belongs only in the log
+/// that its first roll forward had seen. Killed behind the clearing, it emptied the file into its trash for good.
+#[test]
+fn a_take_over_that_dies_is_ended_by_the_next() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let pair = Pair::new();
+    pair.rewind("one");
+    pair.run(0, &pair.sync(0, &[])).expect(0);
+    let trace = pair.disk.trace().unwrap();
+    let renames = trace.iter().filter(|entry| entry.op == Op::Rename);
+    let place = renames.map(|entry| &entry.paths).position(|paths| paths[0].ends_with("grows"));
+    let rename = place.unwrap_or_else(|| panic!("nothing grows: {trace:?}")) as u64 + 1;
+    let mut point = 1;
+    loop {
+        let at = format!("the successor dies at change {point}");
+        pair.rewind("one");
+        let mut old = pair.start_old(Rule::new(Op::Rename, Action::Stall).nth(rename)).unwrap();
+        pair.disk.inject(Rule::new(Op::Mkdir, Action::Stall).path("stage.2")).unwrap();
+        let take_over = pair.sync(1, &["--take-over"]);
+        let start = || Writer(pair.product(1).start(&take_over).unwrap());
+        let mut new = Held { writer: start(), disk: &pair.disk };
+        pair.disk.await_stalled(2).unwrap();
+        // The old writer's rename arrives, and no more of it.
+        old.writer.stop();
+        pair.disk.inject(Rule::new(Match::Mutating, Action::Stall).nth(point)).unwrap();
+        pair.disk.release().unwrap();
+        old.writer.await_stopped();
+        let died = wait_until("the successor is at its point", WAIT, || {
+            Ok(match (pair.disk.status()?.stalled, new.writer.ended()) {
+                (1.., _) => Seen::Done(true),
+                (0, true) => Seen::Done(false),
+                (0, false) => Seen::NotYet("it runs".to_owned()),
+            })
+        });
+        let died = died.unwrap();
+        if died {
+            kill(Pid::from_raw(new.writer.pid()), Signal::SIGKILL).unwrap();
+            pair.disk.release().unwrap();
+        }
+        let (status, said) = new.writer.end(&at);
+        assert_eq!(status.success(), !died, "{at}: {status}: {said}");
+        pair.run(1, &take_over).expect(0);
+        assert_mirror(&pair.volume(1), &pair.mirror(1), &Options::default(), &at);
+        Books::read(&pair.ledger()).assert_sound(&at);
+        pair.run(1, &[PathBuf::from("verify"), pair.volume(1), pair.mirror(1)]).expect(0);
+        old.writer.go_on();
+        let (status, said) = old.writer.end(&at);
+        assert_refused(status, &said, false, &at);
+        if !died {
+            break;
+        }
+        point += 1;
+    }
+    assert!(point > 30, "only {point} points: the successor is not held back");
 }
