@@ -54,7 +54,7 @@ pub fn as_owner<T>(owner: Owner, act: impl FnOnce() -> Result<T, SysError>) -> R
 ///
 /// # Errors
 /// What `act` returns, the last time.
-pub fn as_owner_if_let<T>(
+pub fn as_owner_or_self<T>(
     owner: Option<Owner>,
     act: impl Fn() -> Result<T, SysError>,
 ) -> Result<T, SysError> {
@@ -129,7 +129,7 @@ mod tests {
         // Where they may not, it is refused, and the other way makes it ours.
         let refused = as_owner(SOMEBODY, || ours.mkdir(b"d", 0o755)).unwrap_err();
         assert!(is_refusal(refused.errno));
-        as_owner_if_let(Some(SOMEBODY), || ours.mkdir(b"d", 0o755)).unwrap();
+        as_owner_or_self(Some(SOMEBODY), || ours.mkdir(b"d", 0o755)).unwrap();
         assert_eq!(owner(&at.path().join("ours/d")), SELF);
     }
 

@@ -125,3 +125,31 @@ fn a_full_mirror_is_never_sealed() {
         bench.assert_equals("two", &at);
     }
 }
+
+/// The volume is full after the seal, when a file that grows gets its end: the plain tree keeps the file as it was, and
+/// the generation is published when there is room.
+///
+/// The story: it was left in the stage, so whoever read the mirror by hand found no such file at all.
+///
+/// Fails on a weakened build: `Publisher::grow` puts nothing back after an error.
+#[test]
+fn a_file_that_cannot_grow_is_put_back() {
+    if !require(&[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let bench = Bench::new(first, then);
+    let old = vec![6; (4 << 20) + 77];
+    bench.rewind("one");
+    bench.disk.clear_trace().unwrap();
+    bench.site.sync().unwrap();
+    let trace = bench.disk.trace().unwrap();
+    let mut writes = trace.iter().filter(|entry| entry.op == Op::Write);
+    let end = writes.position(|entry| entry.offset == Some(old.len() as u64)).expect("it grows") as u64 + 1;
+    bench.rewind("one");
+    bench.disk.inject(Rule::new(Op::Write, Action::Fail(libc::ENOSPC)).nth(end)).unwrap();
+    let error = chain(&bench.site.sync().expect_err("no room"));
+    assert!(error.contains("make grows in the mirror grow") && error.contains("No space left"), "{error}");
+    assert!(std::fs::read(bench.site.mirror.join("grows")).unwrap() == old, "not as it was");
+    bench.disk.clear_faults().unwrap();
+    assert_eq!(bench.held("there is room again"), 2);
+}

@@ -346,13 +346,13 @@ fn why_tells_the_story_of_a_path() {
     small_mixed(&site.volume(), 4).unwrap();
     site.sync(0);
     let volume = site.volume();
-    fs::rename(volume.join("jobs"), volume.join("work")).unwrap();
+    fs::rename(volume.join("jobs"), volume.join("moved")).unwrap();
     site.sync(0);
-    fs::write(volume.join("work/build/2/build.xml"), "another").unwrap();
+    fs::write(volume.join("moved/build/2/build.xml"), "another").unwrap();
     fs::remove_file(volume.join("one")).unwrap();
     site.sync(0);
 
-    let why = site.ask("why", &["work/build/2/build.xml", "--json"]).expect(0).json();
+    let why = site.ask("why", &["moved/build/2/build.xml", "--json"]).expect(0).json();
     let story: Vec<(u64, &str)> = why["history"]
         .as_array()
         .unwrap()
@@ -363,7 +363,7 @@ fn why_tells_the_story_of_a_path() {
         .collect();
     assert_eq!(story.len(), 3, "{why}");
     assert_eq!(story[0], (3, "copied: file, 7 B"));
-    assert_eq!(story[1], (2, "renamed with work, from jobs"));
+    assert_eq!(story[1], (2, "renamed with moved, from jobs"));
     assert_eq!(story[2].0, 1);
     assert_eq!(why["entry"]["blake3"], blake3::hash(b"another").to_string());
     assert_eq!(why["entry"]["size"], 7);
@@ -371,7 +371,10 @@ fn why_tells_the_story_of_a_path() {
     let ran = site.ask("why", &["config.xml"]).expect(0);
     ran.says("same file as config-linked.xml").says("attributes user.empty, user.tidegate.test");
     site.ask("why", &["page-less"]).expect(0).says("mode 4755");
-    site.ask("why", &["./work/"]).expect(0).says("work: directory in generation 3").says("renamed from jobs");
+    site.ask("why", &["./moved/"])
+        .expect(0)
+        .says("moved: directory in generation 3")
+        .says("renamed from jobs");
     site.ask("why", &["dangling"]).expect(0).says("points to no/such/name");
     site.ask("why", &["one"])
         .expect(0)

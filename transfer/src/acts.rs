@@ -86,7 +86,7 @@ fn hashed(offset: u64, bytes: &[u8], place: Place, sparse: bool) -> Hashed {
 /// # Errors
 /// The kernel's.
 pub fn create(dir: &Dir, name: &[u8], mode: u32, owner: Option<Owner>) -> Result<OwnedFd, SysError> {
-    sys::owner::as_owner_if_let(owner, || dir.create(name, mode))
+    sys::owner::as_owner_or_self(owner, || dir.create(name, mode))
 }
 
 /// Stats the source again; gives its attributes too when it is not as in `known`.

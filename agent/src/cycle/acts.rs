@@ -50,7 +50,7 @@ pub fn open_tree(
     let mut there = HashSet::new();
     let owner = Owner { uid: listing.stat.uid, gid: listing.stat.gid };
     let mode = if is_root { 0o700 } else { listing.stat.mode & 0o777 | 0o700 };
-    match sys::owner::as_owner_if_let(create_as, || target.0.mkdir(&target.1, mode)) {
+    match sys::owner::as_owner_or_self(create_as, || target.0.mkdir(&target.1, mode)) {
         Ok(()) => {}
         Err(e) if e.errno == Errno::EXIST && leftover => {
             let old = target.0.open_dir(&target.1).map_err(ActError::Target)?;
@@ -103,7 +103,7 @@ pub fn make_special(
     }
     let (dir, name) = (&target.0, &target.1);
     let make = |body: &Body| {
-        sys::owner::as_owner_if_let(create_as, || match body {
+        sys::owner::as_owner_or_self(create_as, || match body {
             Body::Symlink(text) => dir.symlink(text, name),
             _ => dir.mkfifo(name, stat.mode & 0o777),
         })

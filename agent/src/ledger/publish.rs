@@ -16,6 +16,7 @@
 //! repeated publish would take out what it had just put in. Nothing in `trash.N` is removed before HEAD has
 //! moved, so the first rule holds throughout.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use proto::{
@@ -285,37 +286,58 @@ impl Publisher<'_> {
         match back {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.meddled(path)),
-            Err(e) => Err(self.failed(e, act())),
+            Err(e) => {
+                // A full brick, say. Until it is done again the plain tree has the file as it was, but for its times.
+                if let Ok((parent, leaf)) = &target {
+                    let cut = stage.open_to_change(&name).and_then(|(file, stat)| match stat.size {
+                        size if size > grow.from => sys::file::truncate(&file, grow.from, &name),
+                        _ => Ok(()),
+                    });
+                    let _ = cut.and_then(|()| stage.rename(&name, parent, leaf));
+                }
+                Err(self.failed(e, act()))
+            }
         }
     }
 
     /// Writes the tail behind what the file has. False when the file is not one that this can be done to.
     fn fill(&self, grow: &Grow, name: &[u8]) -> std::result::Result<bool, SysError> {
         let stage: &Dir = &self.tenure.stage;
-        let (file, stat) = stage.open_to_change(name)?;
+        let (mut file, stat) = stage.open_to_change(name)?;
         if stat.size < grow.from || stat.size > grow.size {
             return Ok(false);
+        }
+        if stat.nlink > 1 {
+            // Somebody linked it from the mirror, to keep it as it is (`cp -al`): it gets an inode of its own.
+            file = self.copy(grow, name)?;
         }
         if let Some(tail) = grow.tail {
             let tail_name = names::staged(tail);
             let (tail, _) = stage.open_file(&tail_name)?;
-            let mut piece = vec![0; PIECE_BYTES];
-            let mut at = grow.from;
-            while at < grow.size {
-                let want = PIECE_BYTES.min(usize::try_from(grow.size - at).unwrap_or(PIECE_BYTES));
-                let read = sys::file::read_at(&tail, &mut piece[..want], at - grow.from, &tail_name)?;
-                if read < want {
-                    return Err(SysError::new("read the whole of", &tail_name, Errno::IO));
-                }
-                sys::file::write_at(&file, &piece[..want], at, name)?;
-                at += want as u64;
-            }
+            carry((&tail, &tail_name, 0), (&file, name, grow.from), grow.size - grow.from)?;
         }
-        sys::meta::reapply(std::os::fd::AsFd::as_fd(&file), &grow.meta, name)?;
+        sys::meta::reapply(file.as_fd(), &grow.meta, name)?;
         sys::file::sync(&file, name)?;
         // Closed before it goes back: nothing of it is under way when another epoch may see it.
         sys::file::close(file, name)?;
         Ok(true)
+    }
+
+    /// What the file had, in a new file that takes its name in the stage.
+    fn copy(&self, grow: &Grow, name: &[u8]) -> std::result::Result<OwnedFd, SysError> {
+        let stage: &Dir = &self.tenure.stage;
+        let fresh = [name, b".copy"].concat();
+        match stage.unlink(&fresh) {
+            Err(e) if e.errno != Errno::NOENT => return Err(e),
+            _ => {}
+        }
+        let (from, _) = stage.open_file(name)?;
+        let to = stage.create(&fresh, 0o600)?;
+        carry((&from, name, 0), (&to, &fresh, 0), grow.from)?;
+        // It takes the place of the only copy that the mirror has.
+        sys::file::sync(&to, &fresh)?;
+        stage.rename(&fresh, stage, name)?;
+        Ok(to)
     }
 
     /// Only after HEAD has moved; what is left is removed by the next cycle.
@@ -342,7 +364,7 @@ impl Publisher<'_> {
                 DirWork::Times => sys::dir::set_dir_times(&parent, &leaf, meta.mtime),
                 DirWork::All => {
                     let dir = parent.open_dir(&leaf)?;
-                    sys::meta::reapply(std::os::fd::AsFd::as_fd(&dir), meta, &leaf).map(|_| ())
+                    sys::meta::reapply(dir.as_fd(), meta, &leaf).map(|_| ())
                 }
             }
         };
@@ -420,6 +442,24 @@ pub fn meta_of(entry: &proto::Entry) -> Meta {
         mtime: sys::Time { sec: entry.mtime.sec, nsec: entry.mtime.nsec },
         xattrs: entry.xattrs.clone(),
     }
+}
+
+/// A file, its name for messages, and where in it.
+type At<'a> = (&'a OwnedFd, &'a [u8], u64);
+
+/// Copies `len` bytes in large pieces.
+fn carry(from: At<'_>, to: At<'_>, len: u64) -> std::result::Result<(), SysError> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut done = 0;
+    while done < len {
+        let want = PIECE_BYTES.min(usize::try_from(len - done).unwrap_or(PIECE_BYTES));
+        if sys::file::read_at(from.0, &mut piece[..want], from.2 + done, from.1)? < want {
+            return Err(SysError::new("read the whole of", from.1, Errno::IO));
+        }
+        sys::file::write_at(to.0, &piece[..want], to.2 + done, to.1)?;
+        done += want as u64;
+    }
+    Ok(())
 }
 
 enum Order {

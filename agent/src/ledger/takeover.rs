@@ -67,7 +67,11 @@ pub fn settle(
     // Also that of an epoch which died in between: what it had cleared away was in its trash and is settled with the rest.
     let older = listed.iter().filter(|name| names::parse_settling(name).is_some_and(|of| of < epoch));
     for name in older.chain([&marker]) {
-        ledger.dir.unlink(name).map_err(on_mirror(act))?;
+        match ledger.dir.unlink(name) {
+            // A later epoch settles with ours too.
+            Err(e) if !e.is_gone() => return Err(on_mirror(act)(e)),
+            _ => {}
+        }
     }
     Ok(tenure)
 }

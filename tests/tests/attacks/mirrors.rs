@@ -131,3 +131,33 @@ fn a_state_directory_of_somebody_else() {
         assert!(is_empty(&target));
     }
 }
+
+/// An operator keeps the mirror of yesterday as hard links (`cp -al`). A log that grows must not grow there too.
+///
+/// Fails on a weakened build: `Publisher::fill` writes to a file whatever its number of links.
+#[test]
+fn hard_links_to_the_mirror_stay_as_they_are() {
+    let field = Field::new();
+    let log = field.at("log");
+    std::fs::write(&log, vec![1; 5 << 20]).unwrap();
+    field.site.sync().unwrap();
+    let kept = field.dir.path().join("kept");
+    std::fs::hard_link(field.site.mirror.join("log"), &kept).unwrap();
+    let before = std::fs::metadata(&kept).unwrap();
+
+    let mut now = std::fs::read(&log).unwrap();
+    now.extend_from_slice(b"one line more");
+    let mut file = std::fs::File::options().append(true).open(&log).unwrap();
+    std::io::Write::write_all(&mut file, b"one line more").unwrap();
+    field.site.sync().unwrap();
+    assert!(std::fs::read(field.site.mirror.join("log")).unwrap() == now);
+    assert!(std::fs::read(&kept).unwrap() == vec![1; 5 << 20], "what was kept grew too");
+    assert_eq!(std::fs::metadata(&kept).unwrap().modified().unwrap(), before.modified().unwrap());
+
+    // From now on it has an inode of its own, and grows in place.
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
+    let own = inode(&field.site.mirror.join("log"));
+    std::io::Write::write_all(&mut file, b"and another").unwrap();
+    field.site.sync().unwrap();
+    assert_eq!(inode(&field.site.mirror.join("log")), own, "it was sent again");
+}
