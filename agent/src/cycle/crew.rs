@@ -101,6 +101,34 @@ mod tests {
         }
     }
 
+    /// The story: with what is given away lost, the test above passed, for its tasks were over before anybody waited.
+    #[test]
+    fn what_is_given_to_others_is_done() {
+        let (workers, helped, made) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(1));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let done = crew(
+            (),
+            2,
+            || (workers.fetch_add(1, Ordering::Relaxed), 0),
+            |(_, count), (), more| {
+                // There is more to do until each of the two has done something.
+                if *count == 0 {
+                    helped.fetch_add(1, Ordering::Relaxed);
+                }
+                *count += 1;
+                if helped.load(Ordering::Relaxed) < 2 && std::time::Instant::now() < deadline {
+                    made.fetch_add(2, Ordering::Relaxed);
+                    more.extend([(), ()]);
+                    std::thread::yield_now();
+                }
+                Ok(())
+            },
+        )
+        .unwrap();
+        assert_eq!(helped.into_inner(), 2, "nothing was given away");
+        assert_eq!(done.iter().map(|(_, count)| count).sum::<usize>(), made.into_inner());
+    }
+
     #[test]
     fn the_first_error_ends_it() {
         let result = crew(
