@@ -112,6 +112,21 @@ pub fn truncate(fd: impl AsFd, size: u64, object: &[u8]) -> Result<(), SysError>
     }
 }
 
+/// Makes sure that a later write to `len` bytes at `offset` finds room, as far as the file system can promise that. Size
+/// and content stay as they are.
+///
+/// # Errors
+/// The kernel's errno, `ENOSPC` and `EDQUOT` first of all, EINTR never. A file system that cannot reserve is no error.
+pub fn reserve(fd: impl AsFd, offset: u64, len: u64, object: &[u8]) -> Result<(), SysError> {
+    loop {
+        match rfs::fallocate(&fd, rfs::FallocateFlags::KEEP_SIZE, offset, len) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(SysError::new("reserve room in", object, errno)),
+        }
+    }
+}
+
 /// Copies `len` bytes inside one file system without their passing through this process: brick-side on
 /// GlusterFS. Returns how much was copied; short where the source ends.
 ///

@@ -60,6 +60,12 @@ struct Grow {
     meta: Meta,
 }
 
+/// A file that grows and its end, both open, with room for the one behind the other.
+struct Ready {
+    file: OwnedFd,
+    tail: Option<(OwnedFd, Vec<u8>)>,
+}
+
 /// Pieces in which a tail is carried: large writes are ten times cheaper on GlusterFS than small ones.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -278,49 +284,59 @@ impl Publisher<'_> {
                 Err(e) => return Err(self.failed(e, act())),
             }
         }
-        let back = self.fill(grow, &name).and_then(|fits| match (fits, &target) {
-            (false, _) => Ok(false),
-            (true, Ok((parent, leaf))) => stage.rename(&name, parent, leaf).map(|()| true),
-            (true, Err(e)) => Err(e.clone()),
-        });
-        match back {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(self.meddled(path)),
-            Err(e) => {
-                // A full brick, say. Until it is done again the plain tree has the file as it was, but for its times.
-                if let Ok((parent, leaf)) = &target {
-                    let cut = stage.open_to_change(&name).and_then(|(file, stat)| match stat.size {
-                        size if size > grow.from => sys::file::truncate(&file, grow.from, &name),
-                        _ => Ok(()),
-                    });
-                    let _ = cut.and_then(|()| stage.rename(&name, parent, leaf));
+        let back = || match &target {
+            Ok((parent, leaf)) => stage.rename(&name, parent, leaf),
+            Err(e) => Err(e.clone()),
+        };
+        match self.ready(grow, &name) {
+            Ok(Some(ready)) => {
+                // Behind the first byte there is no way back: a writer that was replaced may hold what its successor
+                // has published by now, and must never cut it. What fails here is gone on with by the next try.
+                self.fill(grow, &name, ready).and_then(|()| back()).map_err(|e| self.failed(e, act()))
+            }
+            not_ready => {
+                // Nothing was written: the plain tree gets the file back as it was.
+                let _ = back();
+                match not_ready {
+                    Err(e) => Err(self.failed(e, act())),
+                    Ok(_) => Err(self.ledger.fenced_or(self.tenure.epoch, self.meddled(path))),
                 }
-                Err(self.failed(e, act()))
             }
         }
     }
 
-    /// Writes the tail behind what the file has. False when the file is not one that this can be done to.
-    fn fill(&self, grow: &Grow, name: &[u8]) -> std::result::Result<bool, SysError> {
+    /// All that can be refused before the first byte is written: the file, its end and the room for it. Nothing when the
+    /// file is not one that can grow as the log says.
+    fn ready(&self, grow: &Grow, name: &[u8]) -> std::result::Result<Option<Ready>, SysError> {
         let stage: &Dir = &self.tenure.stage;
         let (mut file, stat) = stage.open_to_change(name)?;
         if stat.size < grow.from || stat.size > grow.size {
-            return Ok(false);
+            return Ok(None);
         }
+        let tail = match grow.tail.map(names::staged) {
+            Some(tail) => Some((stage.open_file(&tail)?.0, tail)),
+            None => None,
+        };
         if stat.nlink > 1 {
             // Somebody linked it from the mirror, to keep it as it is (`cp -al`): it gets an inode of its own.
             file = self.copy(grow, name)?;
         }
-        if let Some(tail) = grow.tail {
-            let tail_name = names::staged(tail);
-            let (tail, _) = stage.open_file(&tail_name)?;
-            carry((&tail, &tail_name, 0), (&file, name, grow.from), grow.size - grow.from)?;
+        if grow.size > grow.from {
+            sys::file::reserve(&file, grow.from, grow.size - grow.from, name)?;
+        }
+        Ok(Some(Ready { file, tail }))
+    }
+
+    /// Writes the tail behind what the file has.
+    fn fill(&self, grow: &Grow, name: &[u8], ready: Ready) -> std::result::Result<(), SysError> {
+        let Ready { file, tail } = ready;
+        if let Some((tail, tail_name)) = &tail {
+            carry((tail, tail_name, 0), (&file, name, grow.from), grow.size - grow.from)?;
         }
         sys::meta::reapply(file.as_fd(), &grow.meta, name)?;
         sys::file::sync(&file, name)?;
         // Closed before it goes back: nothing of it is under way when another epoch may see it.
-        sys::file::close(file, name)?;
-        Ok(true)
+        sys::file::close(file, name)
     }
 
     /// What the file had, in a new file that takes its name in the stage.

@@ -410,7 +410,11 @@ fn a_first_seal_arrives_after_the_take_over() {
 }
 
 /// A rename of the old writer arrives in the middle of the take-over, between its first roll forward and its clearing
-/// of the old directories: what the rename took out of the mirror is put back.
+/// of the old directories: what the rename took out of the mirror is put back. Both writers go on side by side; or the
+/// old one alone, as far as it comes, before the take-over goes on.
+///
+/// The story: an old writer that had taken a growing file out and found its end gone cut the file to what it was before
+/// and put it back, though its successor had published it with the end. Side by side it was seen one time in ten.
 #[test]
 fn every_rename_arrives_during_the_take_over() {
     if !require(&NEEDS) {
@@ -424,24 +428,35 @@ fn every_rename_arrives_during_the_take_over() {
         trace.iter().filter(|entry| entry.op == Op::Rename).map(|entry| &entry.paths).collect();
     let (head, others) = renames.split_last().unwrap();
     assert!(head[1].ends_with("HEAD") && others.len() >= 10, "{renames:?}");
-    for (point, paths) in (1..).zip(others) {
-        let at = format!("rename {point}, {paths:?}");
+    for ((point, paths), alone) in (1..).zip(others).flat_map(|rename| [(rename, false), (rename, true)]) {
+        let at = format!("rename {point}, {paths:?}, {}", if alone { "alone" } else { "side by side" });
         pair.rewind("one");
         let mut old = pair.start_old(Rule::new(Op::Rename, Action::Stall).nth(point)).unwrap();
         pair.disk.inject(Rule::new(Op::Mkdir, Action::Stall).path("stage.2")).unwrap();
         let child = pair.product(1).start(&pair.sync(1, &["--take-over"])).unwrap();
         let mut new = Held { writer: Writer(child), disk: &pair.disk };
         pair.disk.await_stalled(2).unwrap();
+        if alone {
+            new.writer.stop();
+        }
         pair.disk.release().unwrap();
+        if alone {
+            new.writer.await_stopped();
+            let (status, said) = old.writer.end(&at);
+            assert_refused(status, &said, false, &at);
+            new.writer.go_on();
+        }
         let (status, said) = new.writer.end(&at);
         assert!(status.success(), "{at}: take-over: {status}: {said}");
-        let (status, said) = old.writer.end(&at);
-        assert_refused(status, &said, false, &at);
+        if !alone {
+            let (status, said) = old.writer.end(&at);
+            assert_refused(status, &said, false, &at);
+        }
         assert_mirror(&pair.volume(1), &pair.mirror(1), &Options::default(), &at);
         Books::read(&pair.ledger()).assert_sound(&at);
         pair.run(1, &[PathBuf::from("verify"), pair.volume(1), pair.mirror(1)]).expect(0);
     }
-    eprintln!("{} renames arrived during a take-over", others.len());
+    eprintln!("{} renames arrived during a take-over, each in two ways", others.len());
 }
 
 /// As before with the rename of a file that grows; then the successor dies at each of its changes and is started again.
