@@ -145,7 +145,10 @@ fn a_file_that_cannot_grow_is_put_back() {
         bench.rewind("one");
         bench.disk.inject(rule).unwrap();
         let error = chain(&bench.site.sync().expect_err("no room"));
-        assert!(error.contains("make grows in the mirror grow") && error.contains("No space left"), "{error}");
+        assert!(
+            error.contains("make grows in the mirror grow") && error.contains("No space left"),
+            "{error}"
+        );
         bench.disk.clear_faults().unwrap();
     };
     refuse(Rule::new(Op::Fallocate, Action::Fail(libc::ENOSPC)));

@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, pidfd_open};
 
 /// What a child process left behind.
 #[derive(Debug)]
@@ -93,16 +96,20 @@ pub(super) fn check(command: &mut Command, limit: Duration) -> Result<Vec<u8>> {
 /// Waits for a child up to `limit`; `None` when it still runs.
 pub(super) fn wait_child(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
     let end = Instant::now() + limit;
-    let mut pause = Duration::from_millis(1);
+    let handle = pidfd_open(rustix::process::Pid::from_child(child), PidfdFlags::empty())?;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if Instant::now() >= end {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             return Ok(None);
         }
-        thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&left)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -151,7 +158,7 @@ pub fn wait_until<T>(
     mut look: impl FnMut() -> Result<Seen<T>>,
 ) -> Result<T> {
     let end = Instant::now() + limit;
-    let mut pause = Duration::from_millis(5);
+    let mut pause = Duration::from_millis(1);
     loop {
         let last = match look().with_context(|| format!("while waiting until {condition}"))? {
             Seen::Done(value) => return Ok(value),
@@ -161,7 +168,8 @@ pub fn wait_until<T>(
             bail!("waited {limit:?} until {condition}; last seen: {last}");
         }
         thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(100));
+        // What lasted long may last longer: an eighth of the time so far is the most that a look comes late.
+        pause = (pause * 9 / 8).min(Duration::from_millis(100));
     }
 }
 
