@@ -4,11 +4,13 @@
 //! function takes a path with more than one component except the two that open a root. That one rule is what
 //! keeps a container from steering a root process out of its volume by swapping a directory for a symlink.
 //!
-//! In reading order: [`error`], [`stat`], [`dir`], [`file`], [`meta`], [`owner`], [`mount`], [`uring`].
+//! In reading order: [`error`], [`stat`], [`dir`], [`file`], [`meta`], [`owner`], [`mount`], [`uring`], [`handle`], [`fanotify`].
 
 pub mod dir;
 pub mod error;
+pub mod fanotify;
 pub mod file;
+pub mod handle;
 pub mod host;
 pub mod meta;
 pub mod mount;
@@ -18,6 +20,7 @@ pub mod uring;
 
 pub use dir::{Dir, DirEntry, EntryType, WalkBuffer};
 pub use error::{Errno, SysError};
+pub use handle::Handle;
 pub use meta::{Meta, Xattrs};
 pub use owner::Owner;
 pub use stat::{FileKind, Stat, Time};

@@ -1,0 +1,152 @@
+//! A notification group: opened, put on file systems, read.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use super::parse::Mask;
+use crate::error::{Errno, SysError};
+
+/// Identify directories and objects by handle, and tell names: `FAN_REPORT_DFID_NAME_TARGET`, since Linux 5.17.
+const TARGETS: u32 =
+    libc::FAN_REPORT_DIR_FID | libc::FAN_REPORT_NAME | libc::FAN_REPORT_FID | libc::FAN_REPORT_TARGET_FID;
+/// The same without the object of a name that is made or removed: since Linux 5.9.
+const NAMES: u32 = libc::FAN_REPORT_DIR_FID | libc::FAN_REPORT_NAME | libc::FAN_REPORT_FID;
+
+const BASE: u32 = libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | libc::FAN_CLASS_NOTIF | libc::FAN_UNLIMITED_MARKS;
+
+/// What is asked for on a file system. Opens and reads are not: they would cost every reader.
+const WANTED: Mask = Mask::MODIFY
+    .with(Mask::CLOSE_WRITE)
+    .with(Mask::ATTRIB)
+    .with(Mask::CREATE)
+    .with(Mask::DELETE)
+    .with(Mask::ONDIR);
+
+/// A group. Lives as long as any copy of its descriptor, with all that is queued.
+#[derive(Debug)]
+pub struct Group {
+    fd: OwnedFd,
+}
+
+/// How a file system is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marked {
+    /// Renames come as one event with both names.
+    Whole,
+    /// Renames come as two events (kernels before 5.17): nothing pairs them but the inode.
+    Halves,
+}
+
+/// How much the queue may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// As much as there is memory for: 133 bytes an event.
+    Unlimited,
+    /// `/proc/sys/fs/fanotify/max_queued_events`; then events are lost, and the last one says so.
+    Limited,
+}
+
+impl Group {
+    /// Opens a group with the best flags this kernel knows.
+    ///
+    /// # Errors
+    /// `EPERM` without `CAP_SYS_ADMIN`; `ENOSYS` or `EINVAL` where the kernel is older than 5.9.
+    pub fn open(queue: Queue) -> Result<Self, SysError> {
+        let queue = if queue == Queue::Unlimited { libc::FAN_UNLIMITED_QUEUE } else { 0 };
+        match init(BASE | queue | TARGETS) {
+            Err(e) if e.errno == Errno::INVAL => init(BASE | queue | NAMES),
+            other => other,
+        }
+    }
+
+    /// Takes a group that somebody held for us.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Watches the whole file system that `root` lies on. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// `EXDEV` on a subvolume of btrfs that is not its top; `EOPNOTSUPP` on overlayfs; `ENODEV` on FUSE.
+    pub fn mark(&self, root: impl AsFd) -> Result<Marked, SysError> {
+        let root = root.as_fd();
+        match self.change(root, libc::FAN_MARK_ADD, WANTED.with(Mask::RENAME)) {
+            Ok(()) => Ok(Marked::Whole),
+            Err(e) if e.errno == Errno::INVAL => {
+                let halves = WANTED.with(Mask::MOVED_FROM).with(Mask::MOVED_TO);
+                self.change(root, libc::FAN_MARK_ADD, halves).map(|()| Marked::Halves)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn change(&self, root: BorrowedFd<'_>, what: u32, mask: Mask) -> Result<(), SysError> {
+        let flags = what | libc::FAN_MARK_FILESYSTEM;
+        // SAFETY: no path is given, so the descriptor itself is meant; nothing is kept by the call.
+        let result = unsafe {
+            libc::fanotify_mark(self.fd.as_raw_fd(), flags, mask.0, root.as_raw_fd(), std::ptr::null())
+        };
+        if result == 0 { Ok(()) } else { Err(SysError::new("watch the file system of", b".", last_errno())) }
+    }
+
+    /// Reads what is queued, as much as fits; 0 when nothing is.
+    ///
+    /// # Errors
+    /// `EINVAL` when `buffer` is too small for the next event (about 700 bytes at most); `ENOMEM`: events may be lost.
+    pub fn read(&self, buffer: &mut [u8]) -> Result<usize, SysError> {
+        loop {
+            match rustix::io::read(&self.fd, &mut *buffer) {
+                Ok(n) => return Ok(n),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(0),
+                Err(errno) => return Err(SysError::new("read events", b".", errno)),
+            }
+        }
+    }
+
+    /// Bytes that are queued now: what was done before this call is among them.
+    ///
+    /// # Errors
+    /// The kernel's errno.
+    pub fn queued(&self) -> Result<u64, SysError> {
+        rustix::io::ioctl_fionread(&self.fd).map_err(|errno| SysError::new("look at the queue", b".", errno))
+    }
+
+    /// Waits until something is queued or `wake` can be read; false after `limit`.
+    ///
+    /// # Errors
+    /// The kernel's errno, EINTR never.
+    pub fn wait(&self, wake: impl AsFd, limit: Option<Duration>) -> Result<bool, SysError> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let limit = limit
+            .map(|limit| Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() });
+        let wake = wake.as_fd();
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN), PollFd::from_borrowed_fd(wake, PollFlags::IN)];
+        match poll(&mut fds, limit.as_ref()) {
+            Ok(n) => Ok(n > 0),
+            Err(Errno::INTR) => Ok(true),
+            Err(errno) => Err(SysError::new("wait for events", b".", errno)),
+        }
+    }
+}
+
+impl AsFd for Group {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn init(flags: u32) -> Result<Group, SysError> {
+    let file_flags = (libc::O_RDONLY | libc::O_CLOEXEC | libc::O_LARGEFILE) as u32;
+    // SAFETY: takes numbers only.
+    let fd = unsafe { libc::fanotify_init(flags, file_flags) };
+    if fd < 0 {
+        return Err(SysError::new("open a fanotify group", b"", last_errno()));
+    }
+    // SAFETY: a descriptor that the kernel just made for us.
+    Ok(Group { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
