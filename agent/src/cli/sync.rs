@@ -8,7 +8,7 @@ use proto::Cut;
 use super::args::{DurabilityArg, EngineArg, SyncArgs};
 use super::open_volume;
 use super::ui::{Ui, bytes, count};
-use crate::cycle::{Cycle, CycleOptions, CycleReport, DeletionLimit, Durability, Progress};
+use crate::cycle::{Cycle, CycleOptions, CycleReport, DeletionLimit, Durability, Progress, Scope};
 use crate::error::{Error, Exit, Result};
 use crate::lane::{Lane, Ownership, absolute};
 use crate::state::StateDir;
@@ -39,6 +39,8 @@ pub fn run(args: &SyncArgs, ui: &Ui) -> Result<Exit> {
                 volume: &volume,
                 options: &options,
                 progress: &progress,
+                scope: Scope::Whole,
+                watch: None,
             };
             let this = cycle.run()?;
             options.full = false;

@@ -32,11 +32,17 @@ impl Exceptions {
 
     /// Operations that bring the ledger's list up to date; none when it is.
     ///
-    /// `staged` tells whether a path was replicated in this cycle.
+    /// `staged` tells whether a path was replicated in this cycle, `covered` whether it was looked at.
     ///
     /// # Errors
     /// [`crate::Error::Index`].
-    pub fn ops(&self, view: &View, root: &Dir, staged: impl Fn(&RelPath) -> bool) -> Result<Vec<Op>> {
+    pub fn ops(
+        &self,
+        view: &View,
+        root: &Dir,
+        staged: impl Fn(&RelPath) -> bool,
+        covered: impl Fn(&RelPath) -> bool,
+    ) -> Result<Vec<Op>> {
         let mut ops = Vec::new();
         for (path, old) in view.exceptions()? {
             let now_refused = self.refused.get(&path);
@@ -47,10 +53,10 @@ impl Exceptions {
             if keeps {
                 continue;
             }
-            if now_refused.is_some() {
+            if now_refused.is_some() || !covered(&path) {
                 continue;
             }
-            // A look covers the whole volume, so a path that it found nothing wrong with is in the mirror now.
+            // A path that was looked at and that nothing was found wrong with is in the mirror now.
             // Attributes left out of a file are only seen when the file is copied.
             let only_attributes = old.class == ExceptionClass::LeftOut && old.reason.starts_with(ATTRIBUTES);
             let unseen = only_attributes && !staged(&path) && exists(root, &path);

@@ -30,12 +30,12 @@ pub enum Verdict {
 }
 
 impl DeletionLimit {
-    /// Decides on `deleted` of `total` entries; `left` is how many names the volume still has.
-    pub fn judge(&self, deleted: u64, total: u64, left: u64) -> Verdict {
+    /// Decides on `deleted` of `total` entries, with a volume that holds nothing any more or still something.
+    pub fn judge(&self, deleted: u64, total: u64, is_empty_volume: bool) -> Verdict {
         if deleted == 0 {
             return Verdict::Allow;
         }
-        if left == 0 && !self.empty_volume {
+        if is_empty_volume && !self.empty_volume {
             return Verdict::Halt(format!(
                 "mass-delete: the volume is empty and the mirror holds {total} entries"
             ));
@@ -63,17 +63,17 @@ mod tests {
     #[test]
     fn small_and_proportionate_deletions_pass() {
         let limit = DeletionLimit::default();
-        for (deleted, total, left, halts) in [
-            (0, 0, 0, false),
-            (1, 1, 0, true),
-            (1, 2, 1, false),
-            (1000, 1001, 1, false),
-            (1001, 1002, 1, true),
-            (1001, 100_000, 98_999, false),
-            (25_001, 100_000, 74_999, true),
-            (50_000, 100_000, 0, true),
+        for (deleted, total, is_empty, halts) in [
+            (0, 0, true, false),
+            (1, 1, true, true),
+            (1, 2, false, false),
+            (1000, 1001, false, false),
+            (1001, 1002, false, true),
+            (1001, 100_000, false, false),
+            (25_001, 100_000, false, true),
+            (50_000, 100_000, true, true),
         ] {
-            let verdict = limit.judge(deleted, total, left);
+            let verdict = limit.judge(deleted, total, is_empty);
             assert_eq!(matches!(verdict, Verdict::Halt(_)), halts, "{deleted} of {total}: {verdict:?}");
         }
     }

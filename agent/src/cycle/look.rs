@@ -97,6 +97,8 @@ pub struct Changes {
     pub fingerprint: Fingerprint,
     /// How many names were seen.
     pub names: u64,
+    /// The volume holds nothing at all.
+    pub is_empty_volume: bool,
 }
 
 impl Changes {
@@ -117,6 +119,7 @@ impl Changes {
         self.refused.extend(other.refused);
         self.fingerprint.merge(other.fingerprint);
         self.names += other.names;
+        self.is_empty_volume |= other.is_empty_volume;
     }
 }
 
@@ -132,15 +135,16 @@ pub struct Start {
     pub id: DirId,
 }
 
-struct Task {
-    parent: Arc<Dir>,
+/// A directory to be compared.
+pub(super) struct Task {
+    pub(super) parent: Arc<Dir>,
     /// Name in `parent`; `None` when `parent` is the directory itself.
-    name: Option<Box<[u8]>>,
+    pub(super) name: Option<Box<[u8]>>,
     /// Its inode, as its parent's names were looked at. Should it be another one by now, the second look differs.
-    ino: u64,
-    path: RelPath,
-    old: RelPath,
-    id: DirId,
+    pub(super) ino: u64,
+    pub(super) path: RelPath,
+    pub(super) old: RelPath,
+    pub(super) id: DirId,
 }
 
 /// Compares the tree at `start` with the index, on `threads` threads.
@@ -152,21 +156,27 @@ pub fn look(view: &View, start: Start, threads: usize) -> Result<Changes> {
     let stat = dir.stat_self().map_err(|e| Error::Volume { path: path.to_string(), why: e.to_string() })?;
     let (ino, mount) = (stat.ino, (stat.mount, stat.dev));
     let first = Task { parent: dir, name: None, ino, path, old, id };
-    let worker = || Looker { view, mount, changes: Changes::default(), buffer: WalkBuffer::default() };
+    let worker = || Looker::new(view, mount);
     let lookers = crew(first, threads, worker, |looker, task, deeper| looker.directory(task, deeper))?;
     let mut changes = Changes::default();
     lookers.into_iter().for_each(|looker| changes.merge(looker.changes));
     Ok(changes)
 }
 
-struct Looker<'a> {
+/// Compares names with rows and keeps what it found.
+pub(super) struct Looker<'a> {
     view: &'a View,
     mount: (u64, (u32, u32)),
-    changes: Changes,
+    pub(super) changes: Changes,
     buffer: WalkBuffer,
 }
 
-impl Looker<'_> {
+impl<'a> Looker<'a> {
+    /// One that has seen nothing yet, of a volume on this mount and device.
+    pub(super) fn new(view: &'a View, mount: (u64, (u32, u32))) -> Self {
+        Self { view, mount, changes: Changes::default(), buffer: WalkBuffer::default() }
+    }
+
     fn directory(&mut self, task: Task, deeper: &mut Vec<Task>) -> Result<()> {
         let listed = open(&task.parent, task.name.as_deref()).and_then(|mut dir| {
             let names = listing::names(&mut dir, &mut self.buffer)?;
@@ -222,7 +232,8 @@ impl Looker<'_> {
         Ok(())
     }
 
-    fn name(
+    /// One name, as it was seen and as the index has it; a directory in both goes to `deeper`.
+    pub(super) fn name(
         &mut self,
         task: &Task,
         dir: &Arc<Dir>,

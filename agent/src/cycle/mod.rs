@@ -1,6 +1,6 @@
 //! One cycle: look at the volume, decide, stage, seal, publish.
 //!
-//! In reading order: [`look`] compares volume and index, [`plan`] turns what it saw into work (renames found,
+//! In reading order: [`look`] compares volume and index, [`names`] only what was touched; [`plan`] turns what it saw into work (renames found,
 //! deletions guarded), [`stage`] copies, [`run`] drives one cycle from end to end.
 
 mod acts;
@@ -13,6 +13,7 @@ mod guard;
 mod links;
 mod listing;
 mod look;
+mod names;
 mod plan;
 mod resume;
 mod run;
@@ -23,6 +24,7 @@ mod tail;
 
 pub use entries::now;
 pub use guard::DeletionLimit;
+pub use names::Names;
 pub use plan::Plan;
-pub use run::{Cycle, CycleOptions, CycleReport, Durability, preview};
+pub use run::{Cycle, CycleOptions, CycleReport, Durability, Scope, Watch, preview};
 pub use stage::Progress;

@@ -82,7 +82,7 @@ impl Plan {
             rest: changes,
             halted: None,
         };
-        if let Verdict::Halt(why) = limit.judge(deleted, total, plan.rest.names) {
+        if let Verdict::Halt(why) = limit.judge(deleted, total, plan.rest.is_empty_volume) {
             plan.halt(why);
         }
         Ok(plan)

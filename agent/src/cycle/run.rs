@@ -9,7 +9,9 @@ use sys::Dir;
 use super::emit::{Emit, Outs};
 use super::entries::now;
 use super::guard::DeletionLimit;
+use super::listing::Fingerprint;
 use super::look::{self, Changes, Found, Start};
+use super::names::{self, Covered, Names};
 use super::plan::Plan;
 use super::stage::{Around, Progress, Staged, stage};
 use crate::error::{Error, Result, on_mirror};
@@ -69,6 +71,9 @@ pub struct CycleReport {
     pub totals: Totals,
     /// Why deletions are halted.
     pub halted: Option<String>,
+    /// Directories with names to look at that were renamed meanwhile: what was said of them is to be said again.
+    #[serde(skip)]
+    pub astray: Vec<RelPath>,
     /// True when the mirror's mount keeps no ACLs: they are in the ledger alone.
     pub acls_in_ledger_only: bool,
     /// Seconds for the look, the staging, seal and publish.
@@ -123,6 +128,28 @@ pub struct Cycle<'a> {
     pub options: &'a CycleOptions,
     /// Counters for a display.
     pub progress: &'a Progress,
+    /// What is looked at.
+    pub scope: Scope<'a>,
+    /// Who knows what is touched meanwhile; without it a second walk tells.
+    pub watch: Option<&'a mut dyn Watch>,
+}
+
+/// What a cycle looks at.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope<'a> {
+    /// All of the volume.
+    Whole,
+    /// These names, and what hangs on them.
+    Names(&'a Names),
+}
+
+/// Knows what happens in a volume while a cycle works on it.
+pub trait Watch {
+    /// True when anything in the volume was touched since the cycle's names were taken, up to this moment.
+    ///
+    /// # Errors
+    /// What was touched cannot be said any more.
+    fn was_touched(&mut self) -> Result<bool>;
 }
 
 impl Cycle<'_> {
@@ -137,7 +164,7 @@ impl Cycle<'_> {
         self.own()?;
         let started = Instant::now();
         let view = self.lane.index.view()?;
-        let plan = self.plan(&view)?;
+        let (plan, covered) = self.plan(&view)?;
         let looked = started.elapsed();
 
         let looked_at = plan.rest.names;
@@ -176,8 +203,12 @@ impl Cycle<'_> {
             outs.list.push((old.clone(), Leaves::Stage(*name)));
         }
         let dir_ops = self.dir_ops(&view, &mut staged, &outs, &moves, dirs)?;
-        let exceptions =
-            staged.exceptions.ops(&view, &self.volume.root, |path| staged.replicated.contains(path))?;
+        let exceptions = staged.exceptions.ops(
+            &view,
+            &self.volume.root,
+            |path| staged.replicated.contains(path),
+            |path| covered.as_ref().is_none_or(|covered| covered.has(path)),
+        )?;
         let exceptions = if replaced { self.all_exceptions(&staged) } else { exceptions };
 
         let mut report = CycleReport {
@@ -192,6 +223,7 @@ impl Cycle<'_> {
             resumed: staged.resumed,
             totals: view.position().totals,
             halted: halted.clone(),
+            astray: covered.map_or_else(Vec::new, |covered| covered.astray),
             acls_in_ledger_only: staged.acls_lost,
             seconds: Phases {
                 look: looked.as_secs_f64(),
@@ -213,14 +245,7 @@ impl Cycle<'_> {
             return Ok(report);
         }
 
-        let mut second = look::fingerprint(&self.volume.root, self.options.walkers)?;
-        let mut first = seen;
-        first.merge(staged.fingerprint);
-        if staged.torn {
-            // Something was seen to change; equal sums would be chance.
-            second = super::listing::Fingerprint::default();
-        }
-        let cut = if first == second { Cut::Exact } else { Cut::Fuzzy };
+        let cut = if self.is_exact(seen, &staged)? { Cut::Exact } else { Cut::Fuzzy };
         self.volume.still_there()?;
         self.lane.ledger.root.pinned().still_there()?;
 
@@ -271,6 +296,19 @@ impl Cycle<'_> {
         Ok(report)
     }
 
+    /// True when what was staged is the volume as it was at one instant: nothing moved between the looks.
+    fn is_exact(&mut self, seen: Fingerprint, staged: &Staged) -> Result<bool> {
+        if staged.torn {
+            return Ok(false);
+        }
+        if let Some(watch) = &mut self.watch {
+            return Ok(!watch.was_touched()?);
+        }
+        let mut first = seen;
+        first.merge(staged.fingerprint);
+        Ok(first == look::fingerprint(&self.volume.root, self.options.walkers)?)
+    }
+
     /// Refuses to go on when a newer epoch exists.
     fn own(&self) -> Result<()> {
         match self.lane.ledger.newest_epoch()? {
@@ -281,12 +319,21 @@ impl Cycle<'_> {
         }
     }
 
-    fn plan(&self, view: &View) -> Result<Plan> {
+    fn plan(&self, view: &View) -> Result<(Plan, Option<Covered>)> {
         let fresh = view.position().generation == Generation(0) || self.options.full;
         if fresh && !self.lane.ledger.root.pinned().is_mount_root() {
-            return Ok(whole(self.volume));
+            return Ok((whole(self.volume), None));
         }
-        make_plan(view, self.volume, self.options)
+        match self.scope {
+            Scope::Names(names) if !fresh && view.position().volume == self.volume.id() => {
+                let CycleOptions { limit, walkers, .. } = self.options;
+                let (changes, covered) = names::look_at(view, self.volume, names, *walkers)?;
+                let plan = Plan::make(view, &self.volume.root, changes, limit, *walkers)?;
+                Ok((plan, Some(covered)))
+            }
+            // What the index knows of inodes is of another volume, or there is nothing yet: all of it is looked at.
+            _ => Ok((make_plan(view, self.volume, self.options)?, None)),
+        }
     }
 
     /// With `full`, the old mirror leaves in one piece.
@@ -386,6 +433,7 @@ fn make_plan(view: &View, volume: &Volume, options: &CycleOptions) -> Result<Pla
         }
         None => false,
     };
+    changes.is_empty_volume = changes.names == 0;
     if !is_same {
         changes.dirs.push(Found { path: RelPath::root(), old: RelPath::root(), stat, parent: 0 });
     }

@@ -6,7 +6,10 @@ use proto::{Body, Entry, ExceptionClass, Generation, Op, RelPath, Totals};
 use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::row::{DirId, ROOT, Row, RowFacts, encode};
-use super::store::{ENTRIES, EXCEPTIONS, Index, IndexError, POSITION, POSITION_KEY, Position, key, store};
+use super::store::{
+    ENTRIES, EXCEPTIONS, Index, IndexError, LINKED, NAMES, PARENTS, POSITION, POSITION_KEY, Position, key,
+    name_key, store,
+};
 
 /// One log being applied. Dropped without [`Applying::commit`], it leaves the index as it was.
 pub struct Applying {
@@ -41,6 +44,9 @@ impl Applying {
         let Self { txn, position, moving, known } = self;
         let mut at = Tables {
             entries: txn.open_table(ENTRIES).map_err(store("write"))?,
+            names: txn.open_table(NAMES).map_err(store("write"))?,
+            linked: txn.open_table(LINKED).map_err(store("write"))?,
+            parents: txn.open_table(PARENTS).map_err(store("write"))?,
             exceptions: txn.open_table(EXCEPTIONS).map_err(store("write"))?,
             position,
             known,
@@ -118,6 +124,9 @@ impl Applying {
 
 struct Tables<'a, 'txn> {
     entries: Table<'txn, &'static [u8], &'static [u8]>,
+    names: Table<'txn, &'static [u8], ()>,
+    linked: Table<'txn, &'static [u8], ()>,
+    parents: Table<'txn, u64, &'static [u8]>,
     exceptions: Table<'txn, &'static [u8], &'static [u8]>,
     position: &'a mut Position,
     known: &'a mut HashMap<RelPath, DirId>,
@@ -183,10 +192,35 @@ impl Tables<'_, '_> {
             if old.kind == sys::FileKind::Dir && !entry.is_dir() {
                 return Err(self.diverged(path));
             }
+            if (old.ino, old.linked) != (entry.origin.ino, entry.linked) {
+                self.unname(old, &key)?;
+            }
         }
         let row = encode(entry, dir_id).map_err(|_| IndexError::Row(path.clone()))?;
         self.count(kind_of(entry), entry.size(), 1, path.is_root());
         self.entries.insert(key.as_slice(), row.as_slice()).map_err(store("write"))?;
+        self.name(entry, dir_id, &key)
+    }
+
+    /// Notes that the inode of `entry` has the name `key`.
+    fn name(&mut self, entry: &Entry, dir_id: DirId, key: &[u8]) -> Result<(), IndexError> {
+        let name = name_key(entry.origin.ino, key);
+        self.names.insert(name.as_slice(), ()).map_err(store("write"))?;
+        if entry.linked {
+            self.linked.insert(name.as_slice(), ()).map_err(store("write"))?;
+        }
+        if entry.is_dir() {
+            self.parents.insert(dir_id.0, key).map_err(store("write"))?;
+        }
+        Ok(())
+    }
+
+    fn unname(&mut self, facts: &RowFacts, key: &[u8]) -> Result<(), IndexError> {
+        let name = name_key(facts.ino, key);
+        self.names.remove(name.as_slice()).map_err(store("write"))?;
+        if facts.linked {
+            self.linked.remove(name.as_slice()).map_err(store("write"))?;
+        }
         Ok(())
     }
 
@@ -197,7 +231,13 @@ impl Tables<'_, '_> {
         self.known.clear();
         let row =
             self.entries.remove(key.as_slice()).map_err(store("write"))?.map(|row| row.value().to_vec());
-        row.ok_or_else(|| IndexError::Diverged { path: path.clone(), generation: self.position.generation })
+        let row = row.ok_or_else(|| IndexError::Diverged {
+            path: path.clone(),
+            generation: self.position.generation,
+        })?;
+        let facts = Row(&row).facts().ok_or_else(|| IndexError::Row(path.clone()))?;
+        self.unname(&facts, &key)?;
+        Ok(row)
     }
 
     /// Puts a detached row, with all that hangs on its number, at `path`.
@@ -210,13 +250,16 @@ impl Tables<'_, '_> {
         };
         if let Some(old) = old {
             // A file moved onto a file replaces it.
+            if let Some(facts) = Row(&old).facts() {
+                self.unname(&facts, &key)?;
+            }
             self.forget(old)?;
         }
         self.known.clear();
         let new = encode(entry, facts.dir_id).map_err(|_| IndexError::Row(path.clone()))?;
         // Sums: the moved thing was never subtracted; a file's size cannot have changed by a move.
         self.entries.insert(key.as_slice(), new.as_slice()).map_err(store("write"))?;
-        Ok(())
+        self.name(entry, facts.dir_id, &key)
     }
 
     /// Drops a detached row with everything below it.
@@ -233,16 +276,17 @@ impl Tables<'_, '_> {
             for row in self.entries.range(from.as_slice()..to.as_slice()).map_err(store("scan"))? {
                 let (key, value) = row.map_err(store("scan"))?;
                 if let Some(facts) = Row(value.value()).facts() {
-                    gone.push((facts.kind, facts.size));
                     if facts.kind == sys::FileKind::Dir {
                         stack.push(facts.dir_id);
                     }
+                    gone.push((key.value().to_vec(), facts));
                 }
-                drop(key);
             }
-            for (kind, size) in gone {
-                self.count(kind, size, -1, false);
+            for (key, facts) in gone {
+                self.count(facts.kind, facts.size, -1, false);
+                self.unname(&facts, &key)?;
             }
+            self.parents.remove(dir.0).map_err(store("write"))?;
             self.entries.retain_in(from.as_slice()..to.as_slice(), |_, _| false).map_err(store("write"))?;
         }
         Ok(())

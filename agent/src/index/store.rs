@@ -7,9 +7,15 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 
 use super::row::{DirId, ROOT, Row, RowFacts};
 
-pub(super) const ENTRIES: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("entries-1");
-pub(super) const EXCEPTIONS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("exceptions-1");
-pub(super) const POSITION: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("position-1");
+pub(super) const ENTRIES: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("entries-2");
+/// The names of each inode: see [`name_key`].
+pub(super) const NAMES: TableDefinition<'static, &[u8], ()> = TableDefinition::new("names-2");
+/// Those of them whose inode has, or had when it was copied, other names, in the volume or outside.
+pub(super) const LINKED: TableDefinition<'static, &[u8], ()> = TableDefinition::new("linked-2");
+/// Where the row of each directory is, by its number.
+pub(super) const PARENTS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("parents-2");
+pub(super) const EXCEPTIONS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("exceptions-2");
+pub(super) const POSITION: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("position-2");
 pub(super) const POSITION_KEY: &str = "position";
 
 /// Memory the store may cache: enough for the upper pages of some million rows.
@@ -121,9 +127,7 @@ impl Index {
         };
         if fresh {
             let txn = db.begin_write().map_err(store("write"))?;
-            txn.open_table(ENTRIES).map_err(store("write"))?;
-            txn.open_table(EXCEPTIONS).map_err(store("write"))?;
-            txn.open_table(POSITION).map_err(store("write"))?;
+            make_tables(&txn)?;
             txn.commit().map_err(store("commit"))?;
         }
         Ok(Self { db })
@@ -136,11 +140,12 @@ impl Index {
     pub fn clear(&self) -> Result<(), IndexError> {
         let txn = self.db.begin_write().map_err(store("write"))?;
         txn.delete_table(ENTRIES).map_err(store("clear"))?;
+        txn.delete_table(NAMES).map_err(store("clear"))?;
+        txn.delete_table(LINKED).map_err(store("clear"))?;
+        txn.delete_table(PARENTS).map_err(store("clear"))?;
         txn.delete_table(EXCEPTIONS).map_err(store("clear"))?;
         txn.delete_table(POSITION).map_err(store("clear"))?;
-        txn.open_table(ENTRIES).map_err(store("write"))?;
-        txn.open_table(EXCEPTIONS).map_err(store("write"))?;
-        txn.open_table(POSITION).map_err(store("write"))?;
+        make_tables(&txn)?;
         txn.commit().map_err(store("commit"))
     }
 
@@ -152,6 +157,9 @@ impl Index {
         let txn = self.db.begin_read().map_err(store("read"))?;
         Ok(View {
             entries: txn.open_table(ENTRIES).map_err(store("read"))?,
+            names: txn.open_table(NAMES).map_err(store("read"))?,
+            linked: txn.open_table(LINKED).map_err(store("read"))?,
+            parents: txn.open_table(PARENTS).map_err(store("read"))?,
             exceptions: txn.open_table(EXCEPTIONS).map_err(store("read"))?,
             position: {
                 let table = txn.open_table(POSITION).map_err(store("read"))?;
@@ -165,6 +173,9 @@ impl Index {
 /// A consistent view of the index; can be read by several threads at once.
 pub struct View {
     entries: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    names: ReadOnlyTable<&'static [u8], ()>,
+    linked: ReadOnlyTable<&'static [u8], ()>,
+    parents: ReadOnlyTable<u64, &'static [u8]>,
     exceptions: ReadOnlyTable<&'static [u8], &'static [u8]>,
     position: Position,
 }
@@ -175,6 +186,28 @@ pub(super) fn key(dir: DirId, name: &[u8]) -> Vec<u8> {
     key.extend_from_slice(&dir.0.to_be_bytes());
     key.extend_from_slice(name);
     key
+}
+
+/// Key of a name of an inode: the inode's number in network order, then the key of the name's row.
+pub(super) fn name_key(ino: u64, row: &[u8]) -> Vec<u8> {
+    let mut name = Vec::with_capacity(8 + row.len());
+    name.extend_from_slice(&ino.to_be_bytes());
+    name.extend_from_slice(row);
+    name
+}
+
+fn make_tables(txn: &redb::WriteTransaction) -> Result<(), IndexError> {
+    txn.open_table(ENTRIES).map_err(store("write"))?;
+    txn.open_table(NAMES).map_err(store("write"))?;
+    txn.open_table(LINKED).map_err(store("write"))?;
+    txn.open_table(PARENTS).map_err(store("write"))?;
+    txn.open_table(EXCEPTIONS).map_err(store("write"))?;
+    txn.open_table(POSITION).map_err(store("write"))?;
+    Ok(())
+}
+
+fn u64_of(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(bytes.get(..8)?.try_into().ok()?))
 }
 
 impl View {
@@ -226,6 +259,98 @@ impl View {
             }
         }
         Ok(Some(at))
+    }
+
+    /// The row of `name` in `dir`.
+    ///
+    /// # Errors
+    /// [`IndexError::Store`], [`IndexError::Row`].
+    pub fn facts(&self, dir: DirId, name: &[u8]) -> Result<Option<RowFacts>, IndexError> {
+        match self.entries.get(key(dir, name).as_slice()).map_err(store("get"))? {
+            None => Ok(None),
+            Some(row) => Row(row.value())
+                .facts()
+                .map(Some)
+                .ok_or_else(|| IndexError::Row(RelPath::new(name).unwrap_or_default())),
+        }
+    }
+
+    /// All names that the index has of the inode `ino` of the volume.
+    ///
+    /// # Errors
+    /// [`IndexError::Store`].
+    pub fn names_of(&self, ino: u64) -> Result<Vec<RelPath>, IndexError> {
+        let (from, to) = (name_key(ino, b""), name_key(ino.saturating_add(1), b""));
+        let mut found = Vec::new();
+        for row in self.names.range(from.as_slice()..to.as_slice()).map_err(store("scan"))? {
+            let (key, _) = row.map_err(store("scan"))?;
+            found.extend(self.path_at(&key.value()[8..])?);
+        }
+        Ok(found)
+    }
+
+    /// Inodes of the volume that have, or had, more than one name, once for each name that the index has.
+    ///
+    /// # Errors
+    /// [`IndexError::Store`].
+    pub fn linked(&self) -> Result<impl Iterator<Item = Result<u64, IndexError>>, IndexError> {
+        let rows = self.linked.range::<&[u8]>(..).map_err(store("scan"))?;
+        Ok(rows.map(|row| {
+            let (key, _) = row.map_err(store("scan"))?;
+            Ok(u64_of(key.value()).unwrap_or_default())
+        }))
+    }
+
+    /// Compares the tables that only repeat with the entries they repeat. For tests: a reader trusts them.
+    ///
+    /// # Errors
+    /// [`IndexError::Store`]; [`IndexError::Row`] of a row that another table has otherwise, or that nothing has.
+    pub fn audit(&self) -> Result<(), IndexError> {
+        let wrong = |key: &[u8]| IndexError::Row(RelPath::new(&key[8..]).unwrap_or_default());
+        let (mut names, mut linked, mut parents) = (0, 0, 0);
+        for row in self.entries.range::<&[u8]>(..).map_err(store("scan"))? {
+            let (key, value) = row.map_err(store("scan"))?;
+            let facts = Row(value.value()).facts().ok_or_else(|| wrong(key.value()))?;
+            let name = name_key(facts.ino, key.value());
+            let is_named = self.names.get(name.as_slice()).map_err(store("get"))?.is_some();
+            let is_linked = self.linked.get(name.as_slice()).map_err(store("get"))?.is_some();
+            let is_dir = facts.kind == sys::FileKind::Dir;
+            let parent = self.parents.get(facts.dir_id.0).map_err(store("get"))?;
+            let has_parent = parent.is_some_and(|parent| parent.value() == key.value());
+            if !is_named || is_linked != facts.linked || (is_dir && !has_parent) {
+                return Err(wrong(key.value()));
+            }
+            names += 1;
+            linked += u64::from(facts.linked);
+            parents += u64::from(is_dir);
+        }
+        use redb::ReadableTableMetadata;
+        let len = |result: Result<u64, redb::StorageError>| result.map_err(store("count"));
+        let all = [len(self.names.len())?, len(self.linked.len())?, len(self.parents.len())?];
+        if all == [names, linked, parents] { Ok(()) } else { Err(IndexError::Row(RelPath::root())) }
+    }
+
+    /// Path of the row at `key`; nothing for the root and for a key that leads nowhere.
+    fn path_at(&self, key: &[u8]) -> Result<Option<RelPath>, IndexError> {
+        let mut components = Vec::new();
+        let mut at = key.to_vec();
+        // A loop would be damage: no path is longer than this.
+        for _ in 0..4096 {
+            let Some(dir) = u64_of(&at) else { return Ok(None) };
+            if dir == 0 {
+                return Ok(None);
+            }
+            components.push(at[8..].to_vec());
+            if DirId(dir) == ROOT {
+                components.reverse();
+                return Ok(RelPath::new(&components.join(&b'/')));
+            }
+            match self.parents.get(dir).map_err(store("get"))? {
+                Some(key) => at = key.value().to_vec(),
+                None => return Ok(None),
+            }
+        }
+        Ok(None)
     }
 
     /// The entry at `path`; of the root too.

@@ -248,6 +248,8 @@ fn the_root_is_replaced() {
             volume: &pinned,
             options: &options,
             progress: &agent::cycle::Progress::default(),
+            scope: agent::cycle::Scope::Whole,
+            watch: None,
         }
         .run();
         assert_eq!(cycle.unwrap_err().exit(), agent::Exit::Halted);

@@ -6,7 +6,7 @@ pub mod loopfs;
 
 use std::path::{Path, PathBuf};
 
-use agent::cycle::{Cycle, CycleOptions, CycleReport, DeletionLimit, Durability, Progress};
+use agent::cycle::{Cycle, CycleOptions, CycleReport, DeletionLimit, Durability, Progress, Scope};
 use agent::lane::{Lane, Ownership};
 use agent::state::StateDir;
 use agent::volume::Volume;
@@ -50,6 +50,8 @@ impl Site {
             volume: &volume,
             options: &self.options,
             progress: &Progress::default(),
+            scope: Scope::Whole,
+            watch: None,
         }
         .run()?;
         lane.ledger.empty_trash(&tenure)?;

@@ -1,0 +1,312 @@
+//! Looking at single names instead of the whole volume: those that the kernel said were touched.
+//!
+//! What a walk knows because it saw everything has to be found here by asking: whether the directory of a name is the one
+//! that the index has there, and which other names an inode has. A directory that the index does not have, or has as
+//! another inode, is not gone through name by name: its own name is looked at in its parent, and whatever comes of that
+//! (staged as a whole, moved and compared as a whole) takes all below it along.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use proto::RelPath;
+use sys::{Dir, Errno, FileKind, Stat};
+
+use super::look::{self, Changes, Found, Looker, Missing, Start, Task, unreadable};
+use crate::error::Result;
+use crate::index::{DirId, Quick, ROOT, RowFacts, View};
+use crate::volume::Volume;
+
+/// Names to be looked at, by directory.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    dirs: BTreeMap<RelPath, InDir>,
+    count: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct InDir {
+    /// The inode that the directory had when it was said to be there; where it is another one, something was renamed.
+    ino: Option<u64>,
+    names: BTreeSet<Box<[u8]>>,
+}
+
+impl Names {
+    /// Adds `name` in `dir`, which has the inode `ino` as far as known. The directory itself is looked at in any case; an
+    /// empty name adds nothing else.
+    pub fn add(&mut self, dir: RelPath, ino: Option<u64>, name: &[u8]) {
+        let here = self.dirs.entry(dir).or_default();
+        here.ino = here.ino.or(ino);
+        if !name.is_empty() && here.names.insert(name.into()) {
+            self.count += 1;
+        }
+    }
+
+    /// Adds a path.
+    pub fn add_path(&mut self, path: &RelPath) {
+        match path.split_last() {
+            Some((parent, name)) => self.add(parent, None, name),
+            None => self.add(RelPath::root(), None, b""),
+        }
+    }
+
+    /// How many names.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// True when there is nothing to look at.
+    pub fn is_empty(&self) -> bool {
+        self.dirs.is_empty()
+    }
+}
+
+/// What a look at names covered: of other paths nothing is known.
+#[derive(Debug, Default)]
+pub struct Covered {
+    names: HashSet<RelPath>,
+    trees: HashSet<RelPath>,
+    /// Directories that were not where they were said to be: to be asked for again.
+    pub astray: Vec<RelPath>,
+}
+
+impl Covered {
+    /// True when `path` was looked at, alone or with all that is in a directory above it.
+    pub fn has(&self, path: &RelPath) -> bool {
+        if self.names.contains(path) {
+            return true;
+        }
+        let mut at = path.clone();
+        while let Some((above, _)) = at.split_last() {
+            if self.trees.contains(&at) {
+                return true;
+            }
+            at = above;
+        }
+        false
+    }
+}
+
+/// Compares `names` with the index, on `threads` threads where whole directories turn out to be others.
+///
+/// # Errors
+/// [`crate::Error::Index`]; what goes wrong in the volume becomes a refusal of the path.
+pub fn look_at(view: &View, volume: &Volume, names: &Names, threads: usize) -> Result<(Changes, Covered)> {
+    let root = volume.root.clone();
+    let stat = match root.stat_self() {
+        Ok(stat) => stat,
+        Err(e) => return Err(crate::Error::Volume { path: volume.given.clone(), why: e.to_string() }),
+    };
+    let mut pass = Pass {
+        view,
+        looker: Looker::new(view, (stat.mount, stat.dev)),
+        held: HashMap::from([(RelPath::root(), Held::Open(Arc::new(Open { dir: root, stat, id: ROOT })))]),
+        todo: names.dirs.clone(),
+        inodes: HashSet::new(),
+        covered: Covered::default(),
+        walks: Vec::new(),
+    };
+    while let Some((path, here)) = pass.todo.pop_first() {
+        pass.directory(&path, here)?;
+    }
+    let Pass { looker, covered, walks, .. } = pass;
+    let mut changes = looker.changes;
+    for start in walks {
+        changes.merge(look::look(view, start, threads)?);
+    }
+    changes.is_empty_volume = is_empty(&volume.root);
+    Ok((changes, covered))
+}
+
+/// A directory that the index has as this very inode.
+struct Open {
+    dir: Arc<Dir>,
+    stat: Stat,
+    id: DirId,
+}
+
+#[derive(Clone)]
+enum Held {
+    Open(Arc<Open>),
+    /// Its own name, or one above it, is looked at, and that covers all below.
+    Covered,
+    /// There is no such directory (any more).
+    Gone,
+}
+
+struct Pass<'a> {
+    view: &'a View,
+    looker: Looker<'a>,
+    held: HashMap<RelPath, Held>,
+    todo: BTreeMap<RelPath, InDir>,
+    /// Whose other names were asked for.
+    inodes: HashSet<u64>,
+    covered: Covered,
+    walks: Vec<Start>,
+}
+
+impl Pass<'_> {
+    fn directory(&mut self, path: &RelPath, here: InDir) -> Result<()> {
+        let open = match self.hold(path)? {
+            Held::Open(open) => open,
+            Held::Covered => return Ok(()),
+            Held::Gone => {
+                self.covered.astray.push(path.clone());
+                return Ok(());
+            }
+        };
+        if here.ino.is_some_and(|ino| ino != open.stat.ino) {
+            self.covered.astray.push(path.clone());
+            return Ok(());
+        }
+        self.itself(path, &open)?;
+        for name in &here.names {
+            let child = path.join(name);
+            if !self.covered.names.contains(&child) {
+                self.name(path, &open, name)?;
+                self.covered.names.insert(child);
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory at `path`, if it is the one that the index has there.
+    fn hold(&mut self, path: &RelPath) -> Result<Held> {
+        if let Some(held) = self.held.get(path) {
+            return Ok(held.clone());
+        }
+        let Some((parent, name)) = path.split_last() else { return Ok(Held::Gone) };
+        let held = match self.hold(&parent)? {
+            Held::Open(parent_dir) => self.child(&parent, &parent_dir, path, name)?,
+            other => other,
+        };
+        self.held.insert(path.clone(), held.clone());
+        Ok(held)
+    }
+
+    fn child(&mut self, parent: &RelPath, from: &Open, path: &RelPath, name: &[u8]) -> Result<Held> {
+        let row = self.view.facts(from.id, name)?;
+        let opened = from.dir.open_dir(name).and_then(|dir| {
+            let stat = dir.stat_self()?;
+            Ok((dir, stat))
+        });
+        let held = match (opened, row) {
+            (Ok((dir, stat)), Some(facts)) if facts.is_inode(&stat) => {
+                return Ok(Held::Open(Arc::new(Open { dir: Arc::new(dir), stat, id: facts.dir_id })));
+            }
+            (Ok(_), _) => Held::Covered,
+            (Err(e), _) if e.is_gone() || [Errno::NOTDIR, Errno::LOOP].contains(&e.errno) => Held::Gone,
+            (Err(e), _) => {
+                self.looker.changes.refused.push(unreadable(path, "directory cannot be read", &e));
+                self.covered.names.insert(path.clone());
+                self.covered.trees.insert(path.clone());
+                return Ok(Held::Covered);
+            }
+        };
+        self.todo.entry(parent.clone()).or_default().names.insert(name.into());
+        Ok(held)
+    }
+
+    /// Times and metadata of a directory: whoever makes or removes a name in it moves them.
+    fn itself(&mut self, path: &RelPath, open: &Open) -> Result<()> {
+        if !self.covered.names.insert(path.clone()) {
+            return Ok(());
+        }
+        let (row, parent) = match path.split_last() {
+            None => (self.view.facts(DirId(0), b"root")?, 0),
+            Some((above, name)) => match self.hold(&above)? {
+                Held::Open(above) => (self.view.facts(above.id, name)?, above.stat.ino),
+                _ => return Ok(()),
+            },
+        };
+        if row.is_none_or(|facts| facts.compare(&open.stat) != Quick::Same) {
+            let found = Found { path: path.clone(), old: path.clone(), stat: open.stat, parent };
+            self.looker.changes.dirs.push(found);
+        }
+        Ok(())
+    }
+
+    fn name(&mut self, path: &RelPath, open: &Open, name: &[u8]) -> Result<()> {
+        let row = self.view.facts(open.id, name)?;
+        let child = path.join(name);
+        self.looker.changes.names += 1;
+        let stat = match open.dir.glance(name) {
+            Ok(stat) => stat,
+            Err(e) if e.is_gone() => {
+                if let Some(facts) = row {
+                    self.covered.trees.insert(child.clone());
+                    self.looker.changes.missing.push(Missing { old: child, facts });
+                }
+                return Ok(());
+            }
+            Err(e) => {
+                self.looker.changes.refused.push(unreadable(&child, "cannot be looked at", &e));
+                return Ok(());
+            }
+        };
+        let task = Task {
+            parent: open.dir.clone(),
+            name: None,
+            ino: open.stat.ino,
+            path: path.clone(),
+            old: path.clone(),
+            id: open.id,
+        };
+        let refused = self.looker.changes.refused.len();
+        let mut deeper = Vec::new();
+        self.looker.name(&task, &open.dir, name, stat, row, &mut deeper)?;
+        let stays = row.is_some_and(|facts| facts.is_inode(&stat));
+        let is_refused = self.looker.changes.refused.len() > refused;
+        if (stat.kind == FileKind::Dir && !stays)
+            || is_refused
+            || row.is_some_and(|row| row.kind != stat.kind)
+        {
+            self.covered.trees.insert(child.clone());
+            self.held.insert(child, Held::Covered);
+        }
+        if !stays {
+            for task in deeper {
+                // Another directory under the name of one that the mirror has.
+                match open.dir.open_dir(name) {
+                    Ok(dir) => {
+                        let dir = Arc::new(dir);
+                        self.walks.push(Start { dir, path: task.path, old: task.old, id: task.id });
+                    }
+                    Err(e) if e.is_gone() => self.covered.astray.push(path.clone()),
+                    Err(e) => {
+                        let refusal = unreadable(&task.path, "directory cannot be read", &e);
+                        self.looker.changes.refused.push(refusal);
+                    }
+                }
+            }
+        }
+        self.other_names(&stat, row)
+    }
+
+    /// A file with several names is one thing: all that the index has of them are looked at together.
+    fn other_names(&mut self, stat: &Stat, row: Option<RowFacts>) -> Result<()> {
+        if stat.kind == FileKind::Dir {
+            return Ok(());
+        }
+        let seen = (stat.nlink > 1).then_some(stat.ino);
+        let known = row.filter(|facts| facts.linked || stat.nlink > 1).map(|facts| facts.ino);
+        for ino in seen.into_iter().chain(known) {
+            if !self.inodes.insert(ino) {
+                continue;
+            }
+            for path in self.view.names_of(ino)? {
+                if let (false, Some((parent, name))) = (self.covered.names.contains(&path), path.split_last())
+                {
+                    self.todo.entry(parent).or_default().names.insert(name.into());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A volume that cannot be read is not called empty, and neither is it touched.
+fn is_empty(root: &Dir) -> bool {
+    let mut found = false;
+    let read = root.read(&mut sys::WalkBuffer::default(), |_| found = true);
+    read.is_ok() && !found
+}
