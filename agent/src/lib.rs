@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod cli;
 pub mod cycle;
 pub mod docker;
@@ -11,6 +12,7 @@ pub mod lane;
 pub mod ledger;
 pub mod peek;
 pub mod recover;
+pub mod run;
 pub mod state;
 pub mod verify;
 pub mod volume;

@@ -179,6 +179,23 @@ pub fn next_data(
     Ok((start < size).then_some((start, end)))
 }
 
+/// A pipe: its end for reading, its end for writing. To wake who waits for descriptors.
+///
+/// # Errors
+/// `EMFILE`.
+pub fn pipe() -> Result<(OwnedFd, OwnedFd), SysError> {
+    let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
+    rustix::pipe::pipe_with(flags).map_err(ctx("pipe", b""))
+}
+
+/// Puts one byte into a pipe, if there is room: enough to wake.
+pub fn write_pipe(fd: impl AsFd) -> Result<(), SysError> {
+    match rustix::io::write(fd, b"!") {
+        Ok(_) | Err(Errno::AGAIN) => Ok(()),
+        Err(errno) => Err(SysError::new("wake", b"", errno)),
+    }
+}
+
 /// Tells the kernel that the file is read once, from front to back.
 pub fn read_ahead(fd: impl AsFd) {
     let _ = rfs::fadvise(fd, 0, None, rfs::Advice::Sequential);

@@ -107,6 +107,7 @@ fn options(args: &PlanArgs) -> CycleOptions {
             entries: args.max_delete,
             percent: args.max_delete_percent,
             empty_volume: false,
+            already: 0,
         },
         engine: transfer::Engine::Plain,
         in_flight: 1,

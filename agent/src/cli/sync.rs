@@ -77,9 +77,14 @@ fn options(args: &SyncArgs, may_hang: bool, ui: &Ui) -> CycleOptions {
         }
     };
     let limit = if args.approve_deletions {
-        DeletionLimit { entries: u64::MAX, percent: 100, empty_volume: true }
+        DeletionLimit { entries: u64::MAX, percent: 100, empty_volume: true, already: 0 }
     } else {
-        DeletionLimit { entries: args.max_delete, percent: args.max_delete_percent, empty_volume: false }
+        DeletionLimit {
+            entries: args.max_delete,
+            percent: args.max_delete_percent,
+            empty_volume: false,
+            already: 0,
+        }
     };
     CycleOptions {
         durability: match args.durability {

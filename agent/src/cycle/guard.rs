@@ -11,12 +11,14 @@ pub struct DeletionLimit {
     pub percent: u64,
     /// Whether an empty volume may empty the mirror.
     pub empty_volume: bool,
+    /// Entries that cycles shortly before deleted: they count too, or `rm -rf` would pass in small portions.
+    pub already: u64,
 }
 
 impl Default for DeletionLimit {
     /// 1,000 entries or 25 %: a cleaned-up job history passes, an emptied volume does not.
     fn default() -> Self {
-        Self { entries: 1000, percent: 25, empty_volume: false }
+        Self { entries: 1000, percent: 25, empty_volume: false, already: 0 }
     }
 }
 
@@ -40,10 +42,11 @@ impl DeletionLimit {
                 "mass-delete: the volume is empty and the mirror holds {total} entries"
             ));
         }
-        let share = u128::from(deleted) * 100 > u128::from(total) * u128::from(self.percent);
-        if deleted > self.entries && share {
+        let (gone, before) = (deleted.saturating_add(self.already), total.saturating_add(self.already));
+        let share = u128::from(gone) * 100 > u128::from(before) * u128::from(self.percent);
+        if gone > self.entries && share {
             return Verdict::Halt(format!(
-                "mass-delete: {deleted} of {total} entries are gone from the volume (limit: {self})"
+                "mass-delete: {gone} of {before} entries are gone from the volume (limit: {self})"
             ));
         }
         Verdict::Allow
@@ -76,5 +79,14 @@ mod tests {
             let verdict = limit.judge(deleted, total, is_empty);
             assert_eq!(matches!(verdict, Verdict::Halt(_)), halts, "{deleted} of {total}: {verdict:?}");
         }
+    }
+
+    #[test]
+    fn what_was_deleted_before_counts() {
+        let limit = DeletionLimit { already: 900, ..DeletionLimit::default() };
+        assert_eq!(limit.judge(100, 3000, false), Verdict::Allow);
+        // 1,001 of what were 3,900 entries.
+        assert!(matches!(limit.judge(101, 3000, false), Verdict::Halt(_)));
+        assert_eq!(limit.judge(101, 3200, false), Verdict::Allow);
     }
 }

@@ -20,6 +20,7 @@ use crate::volume::Volume;
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     dirs: BTreeMap<RelPath, InDir>,
+    inodes: BTreeSet<u64>,
     count: usize,
 }
 
@@ -27,25 +28,32 @@ pub struct Names {
 struct InDir {
     /// The inode that the directory had when it was said to be there; where it is another one, something was renamed.
     ino: Option<u64>,
-    names: BTreeSet<Box<[u8]>>,
+    /// Each with the inode whose content changed under that name, if it was content. It may have another name by now.
+    names: BTreeMap<Box<[u8]>, Option<u64>>,
 }
 
 impl Names {
     /// Adds `name` in `dir`, which has the inode `ino` as far as known. The directory itself is looked at in any case; an
-    /// empty name adds nothing else.
-    pub fn add(&mut self, dir: RelPath, ino: Option<u64>, name: &[u8]) {
+    /// empty name adds nothing else. `object` is the inode that the name stood for, as far as that matters.
+    pub fn add(&mut self, dir: RelPath, ino: Option<u64>, name: &[u8], object: Option<u64>) {
         let here = self.dirs.entry(dir).or_default();
         here.ino = here.ino.or(ino);
-        if !name.is_empty() && here.names.insert(name.into()) {
-            self.count += 1;
+        if !name.is_empty() {
+            let old = here.names.insert(name.into(), object);
+            self.count += usize::from(old.is_none());
         }
+    }
+
+    /// Adds whatever names the index has of an inode of the volume.
+    pub fn add_inode(&mut self, ino: u64) {
+        self.count += usize::from(self.inodes.insert(ino));
     }
 
     /// Adds a path.
     pub fn add_path(&mut self, path: &RelPath) {
         match path.split_last() {
-            Some((parent, name)) => self.add(parent, None, name),
-            None => self.add(RelPath::root(), None, b""),
+            Some((parent, name)) => self.add(parent, None, name, None),
+            None => self.add(RelPath::root(), None, b"", None),
         }
     }
 
@@ -56,7 +64,7 @@ impl Names {
 
     /// True when there is nothing to look at.
     pub fn is_empty(&self) -> bool {
-        self.dirs.is_empty()
+        self.dirs.is_empty() && self.inodes.is_empty()
     }
 }
 
@@ -105,6 +113,9 @@ pub fn look_at(view: &View, volume: &Volume, names: &Names, threads: usize) -> R
         covered: Covered::default(),
         walks: Vec::new(),
     };
+    for ino in &names.inodes {
+        pass.all_names(*ino)?;
+    }
     while let Some((path, here)) = pass.todo.pop_first() {
         pass.directory(&path, here)?;
     }
@@ -159,11 +170,17 @@ impl Pass<'_> {
             return Ok(());
         }
         self.itself(path, &open)?;
-        for name in &here.names {
+        for (name, object) in &here.names {
             let child = path.join(name);
             if !self.covered.names.contains(&child) {
-                self.name(path, &open, name)?;
+                let found = self.name(path, &open, name)?;
                 self.covered.names.insert(child);
+                if let Some(object) = object
+                    && found != Some(*object)
+                {
+                    // The name stood for it when it was opened: what was written is under another one.
+                    self.all_names(*object)?;
+                }
             }
         }
         Ok(())
@@ -202,7 +219,7 @@ impl Pass<'_> {
                 return Ok(Held::Covered);
             }
         };
-        self.todo.entry(parent.clone()).or_default().names.insert(name.into());
+        self.todo.entry(parent.clone()).or_default().names.entry(name.into()).or_default();
         Ok(held)
     }
 
@@ -225,7 +242,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn name(&mut self, path: &RelPath, open: &Open, name: &[u8]) -> Result<()> {
+    /// Looks at one name; returns the inode that has it now.
+    fn name(&mut self, path: &RelPath, open: &Open, name: &[u8]) -> Result<Option<u64>> {
         let row = self.view.facts(open.id, name)?;
         let child = path.join(name);
         self.looker.changes.names += 1;
@@ -236,11 +254,11 @@ impl Pass<'_> {
                     self.covered.trees.insert(child.clone());
                     self.looker.changes.missing.push(Missing { old: child, facts });
                 }
-                return Ok(());
+                return Ok(None);
             }
             Err(e) => {
                 self.looker.changes.refused.push(unreadable(&child, "cannot be looked at", &e));
-                return Ok(());
+                return Ok(None);
             }
         };
         let task = Task {
@@ -279,7 +297,8 @@ impl Pass<'_> {
                 }
             }
         }
-        self.other_names(&stat, row)
+        self.other_names(&stat, row)?;
+        Ok(Some(stat.ino))
     }
 
     /// A file with several names is one thing: all that the index has of them are looked at together.
@@ -289,15 +308,16 @@ impl Pass<'_> {
         }
         let seen = (stat.nlink > 1).then_some(stat.ino);
         let known = row.filter(|facts| facts.linked || stat.nlink > 1).map(|facts| facts.ino);
-        for ino in seen.into_iter().chain(known) {
-            if !self.inodes.insert(ino) {
-                continue;
-            }
-            for path in self.view.names_of(ino)? {
-                if let (false, Some((parent, name))) = (self.covered.names.contains(&path), path.split_last())
-                {
-                    self.todo.entry(parent).or_default().names.insert(name.into());
-                }
+        seen.into_iter().chain(known).try_for_each(|ino| self.all_names(ino))
+    }
+
+    fn all_names(&mut self, ino: u64) -> Result<()> {
+        if !self.inodes.insert(ino) {
+            return Ok(());
+        }
+        for path in self.view.names_of(ino)? {
+            if let (false, Some((parent, name))) = (self.covered.names.contains(&path), path.split_last()) {
+                self.todo.entry(parent).or_default().names.entry(name.into()).or_default();
             }
         }
         Ok(())

@@ -47,6 +47,8 @@ pub struct Plan {
     pub rest: Changes,
     /// Why deletions are halted.
     pub halted: Option<String>,
+    /// Then: what was not carried out, outermost names only, by the paths of index and volume.
+    pub withheld: Vec<RelPath>,
 }
 
 impl Plan {
@@ -81,6 +83,7 @@ impl Plan {
             deleted_entries: deleted,
             rest: changes,
             halted: None,
+            withheld: Vec::new(),
         };
         if let Verdict::Halt(why) = limit.judge(deleted, total, plan.rest.is_empty_volume) {
             plan.halt(why);
@@ -136,6 +139,7 @@ impl Plan {
             });
         }
         self.rest.links.retain(|_, names| !names.is_empty());
+        self.withheld = kept.into_iter().chain(dropped).collect();
         self.halted = Some(why);
     }
 }

@@ -1,7 +1,7 @@
 //! One cycle from end to end.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::{Cut, Generation, Leaves, LogHeader, Op, RelPath, Totals};
 use sys::Dir;
@@ -71,6 +71,9 @@ pub struct CycleReport {
     pub totals: Totals,
     /// Why deletions are halted.
     pub halted: Option<String>,
+    /// What was not carried out because deletions are halted: to be looked at again in every cycle until they are not.
+    #[serde(skip)]
+    pub withheld: Vec<RelPath>,
     /// Directories with names to look at that were renamed meanwhile: what was said of them is to be said again.
     #[serde(skip)]
     pub astray: Vec<RelPath>,
@@ -160,21 +163,25 @@ impl Cycle<'_> {
     /// Any [`Error`]; nothing half-done is visible, and the next run goes on from what was staged.
     pub fn run(&mut self) -> Result<CycleReport> {
         self.volume.still_there()?;
-        self.lane.ledger.root.pinned().still_there()?;
-        self.own()?;
         let started = Instant::now();
         let view = self.lane.index.view()?;
         let (plan, covered) = self.plan(&view)?;
         let looked = started.elapsed();
 
         let looked_at = plan.rest.names;
-        let halted = plan.halted.clone();
+        let (halted, withheld) = (plan.halted.clone(), plan.withheld.clone());
         let deleted = plan.deleted_entries;
         let deletes: Vec<RelPath> = plan.deletes.iter().map(|m| m.old.clone()).collect();
         let dirs: Vec<(RelPath, RelPath)> =
             plan.dirs.iter().map(|d| (d.path.clone(), d.old.clone())).collect();
         let seen = plan.rest.fingerprint;
         let nothing = plan.is_empty() && plan.rest.links_unchanged() && !self.options.full;
+        if nothing && self.is_said_already(&view, &plan, covered.as_ref())? {
+            // The mirror is not touched, not even to look at it.
+            return Ok(self.idle(&view, looked_at, looked));
+        }
+        self.lane.ledger.root.pinned().still_there()?;
+        self.own()?;
 
         let run = u64::from_le_bytes(sys::host::random());
         let (spool, resume) = self.spool(nothing)?;
@@ -212,25 +219,18 @@ impl Cycle<'_> {
         let exceptions = if replaced { self.all_exceptions(&staged) } else { exceptions };
 
         let mut report = CycleReport {
-            generation: view.position().generation,
-            published: false,
-            cut: self.lane.head.as_ref().map_or(Cut::Exact, |head| head.cut),
             staged: staged.entries,
             bytes_sent: staged.bytes_sent,
             moved: moves.len() as u64,
             deleted,
-            looked_at,
             resumed: staged.resumed,
-            totals: view.position().totals,
             halted: halted.clone(),
+            withheld,
             astray: covered.map_or_else(Vec::new, |covered| covered.astray),
             acls_in_ledger_only: staged.acls_lost,
-            seconds: Phases {
-                look: looked.as_secs_f64(),
-                stage: stage_time.as_secs_f64(),
-                ..Phases::default()
-            },
+            ..self.idle(&view, looked_at, looked)
         };
+        report.seconds.stage = stage_time.as_secs_f64();
         let only_facts = outs.list.is_empty()
             && staged.spool.len() == 0
             && exceptions.is_empty()
@@ -294,6 +294,37 @@ impl Cycle<'_> {
         report.seconds.publish = started.elapsed().as_secs_f64();
         self.lane.head = Some(head);
         Ok(report)
+    }
+
+    /// True when a look at names found nothing that HEAD does not say.
+    fn is_said_already(&self, view: &View, plan: &Plan, covered: Option<&Covered>) -> Result<bool> {
+        let (Some(covered), Some(head)) = (covered, &self.lane.head) else { return Ok(false) };
+        Ok(plan.rest.refused.is_empty()
+            && plan.halted == head.halted
+            && covered.astray.is_empty()
+            && !view.exceptions()?.iter().any(|(path, _)| covered.has(path)))
+    }
+
+    /// The report of a cycle that had nothing to do.
+    fn idle(&self, view: &View, looked_at: u64, looked: Duration) -> CycleReport {
+        let head = self.lane.head.as_ref();
+        CycleReport {
+            generation: view.position().generation,
+            published: false,
+            cut: head.map_or(Cut::Exact, |head| head.cut),
+            staged: 0,
+            bytes_sent: 0,
+            moved: 0,
+            deleted: 0,
+            looked_at,
+            resumed: 0,
+            totals: view.position().totals,
+            halted: head.and_then(|head| head.halted.clone()),
+            withheld: Vec::new(),
+            astray: Vec::new(),
+            acls_in_ledger_only: false,
+            seconds: Phases { look: looked.as_secs_f64(), ..Phases::default() },
+        }
     }
 
     /// True when what was staged is the volume as it was at one instant: nothing moved between the looks.

@@ -61,7 +61,8 @@ fn everything_is_deleted() {
     assert!(field.copy("jobs/19/99").exists());
     std::fs::remove_file(field.at("new")).unwrap();
     // A person looked at it.
-    field.site.options.limit = DeletionLimit { entries: 10_000, percent: 100, empty_volume: true };
+    field.site.options.limit =
+        DeletionLimit { entries: 10_000, percent: 100, empty_volume: true, already: 0 };
     let report = field.sync();
     assert_eq!((report.halted, report.totals.files), (None, 0));
     field.assert_unharmed();
@@ -121,7 +122,8 @@ fn new_things_want_the_places_of_kept_ones() {
         assert_eq!(std::fs::read(field.copy("jobs/16/1")).unwrap(), b"changed");
         assert_eq!(std::fs::read(field.copy("jobs/16/new")).unwrap(), b"new");
     }
-    field.site.options.limit = DeletionLimit { entries: 10_000, percent: 100, empty_volume: true };
+    field.site.options.limit =
+        DeletionLimit { entries: 10_000, percent: 100, empty_volume: true, already: 0 };
     let report = field.sync();
     assert_eq!(report.halted, None);
     field.assert_unharmed();

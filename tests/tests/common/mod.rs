@@ -63,7 +63,7 @@ impl Site {
 pub fn options() -> CycleOptions {
     CycleOptions {
         durability: Durability::Fsync,
-        limit: DeletionLimit { entries: 1_000_000, percent: 100, empty_volume: true },
+        limit: DeletionLimit { entries: 1_000_000, percent: 100, empty_volume: true, already: 0 },
         engine: transfer::Engine::Plain,
         in_flight: 4,
         walkers: 1,

@@ -1,0 +1,243 @@
+//! The cycles of one lane: takes what was touched, brings it into the mirror, puts back what could not be done.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::{ExceptionClass, RelPath};
+
+use crate::capture::{Capture, Dirty, Gap, Resolved, Target, resolve};
+use crate::cycle::{Cycle, CycleOptions, CycleReport, Progress, Scope, Watch};
+use crate::error::{Error, Result};
+use crate::lane::Lane;
+use crate::ledger::Tenure;
+use crate::volume::Volume;
+
+/// How a lane learns what was touched.
+pub enum Watched {
+    /// The kernel tells.
+    Captured {
+        /// The agent's capture.
+        capture: Arc<Capture>,
+        /// This lane's part of it.
+        target: Arc<Target>,
+    },
+    /// Nobody tells: each cycle walks the volume.
+    Walked,
+}
+
+/// One lane at work.
+pub struct Worker {
+    /// The lane.
+    pub lane: Lane,
+    /// The right to write it.
+    pub tenure: Tenure,
+    /// What is replicated.
+    pub volume: Volume,
+    /// Settings.
+    pub options: CycleOptions,
+    /// Counters for a display.
+    pub progress: Arc<Progress>,
+    /// How it learns what was touched.
+    pub watched: Watched,
+    /// Time over which deletions are summed.
+    pub delete_window: Duration,
+    deleted: VecDeque<(Instant, u64)>,
+    /// Names that are not in the mirror as they are in the volume, because deletions are halted.
+    withheld: Vec<RelPath>,
+}
+
+impl Worker {
+    /// A worker that has done nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::Index`].
+    pub fn new(
+        lane: Lane,
+        tenure: Tenure,
+        volume: Volume,
+        options: CycleOptions,
+        watched: Watched,
+        delete_window: Duration,
+    ) -> Result<Self> {
+        let worker = Self {
+            lane,
+            tenure,
+            volume,
+            options,
+            progress: Arc::new(Progress::default()),
+            watched,
+            delete_window,
+            deleted: VecDeque::new(),
+            withheld: Vec::new(),
+        };
+        worker.tell_links()?;
+        Ok(worker)
+    }
+
+    /// One cycle over all that was touched before now; `retry` looks at the quarantined paths again as well. Without
+    /// anything to look at it does nothing and returns nothing.
+    ///
+    /// # Errors
+    /// Those of [`Cycle::run`]; what was to be looked at is to be looked at still.
+    pub fn cycle(&mut self, retry: Retry, now: Instant) -> Result<Option<CycleReport>> {
+        let mut taken = self.take()?;
+        let retried = if retry == Retry::Yes { self.quarantined()? } else { Vec::new() };
+        if taken.is_empty() && retried.is_empty() && self.withheld.is_empty() {
+            return Ok(None);
+        }
+        let mut resolved = self.resolve(&mut taken);
+        if let Some(resolved) = &mut resolved {
+            retried.iter().chain(&self.withheld).for_each(|path| resolved.names.add_path(path));
+        }
+        match self.run(resolved.as_ref(), now) {
+            Ok(report) => {
+                if let (Some(resolved), false) = (resolved, report.astray.is_empty()) {
+                    self.put_back(resolved.part(taken, &report.astray));
+                }
+                self.withheld.clone_from(&report.withheld);
+                if report.published {
+                    self.tell_links()?;
+                }
+                Ok(Some(report))
+            }
+            Err(error) => {
+                self.put_back(taken);
+                Err(error)
+            }
+        }
+    }
+
+    /// Publishes the deletions that were withheld: the next cycle may delete whatever it finds gone.
+    ///
+    /// # Errors
+    /// Those of [`Worker::cycle`].
+    pub fn approve(&mut self, now: Instant) -> Result<Option<CycleReport>> {
+        let limit = self.options.limit;
+        self.options.limit.entries = u64::MAX;
+        self.options.limit.empty_volume = true;
+        let result = self.cycle(Retry::No, now);
+        self.options.limit = limit;
+        self.deleted.clear();
+        result
+    }
+
+    /// Empties the trash: after a publish, when there is time.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], [`Error::Mirror`].
+    pub fn empty_trash(&self) -> Result<u64> {
+        self.lane.ledger.empty_trash(&self.tenure)
+    }
+
+    fn take(&self) -> Result<Dirty> {
+        match &self.watched {
+            Watched::Captured { capture, target } => {
+                capture.drain().map_err(|e| self.lost(&e))?;
+                Ok(target.take())
+            }
+            Watched::Walked => {
+                let mut all = Dirty::default();
+                all.gap(Gap::NoCapture, Instant::now());
+                Ok(all)
+            }
+        }
+    }
+
+    fn put_back(&self, taken: Dirty) {
+        if let Watched::Captured { target, .. } = &self.watched {
+            target.put_back(taken);
+        }
+    }
+
+    fn lost(&self, error: &sys::SysError) -> Error {
+        Error::Volume {
+            path: self.volume.given.clone(),
+            why: format!("its changes cannot be captured: {error}"),
+        }
+    }
+
+    /// Paths of what was taken; nothing when all of the volume has to be looked at.
+    fn resolve(&self, taken: &mut Dirty) -> Option<Resolved> {
+        let Watched::Captured { target, .. } = &self.watched else { return None };
+        if taken.whole().is_some() {
+            return None;
+        }
+        match resolve(target, taken) {
+            Ok(resolved) => Some(resolved),
+            Err(error) => {
+                tracing::warn!(%error, volume = %self.volume.given, "directories cannot be found by their handles; \
+                    all of the volume is looked at");
+                taken.gap(Gap::LostHandle, Instant::now());
+                None
+            }
+        }
+    }
+
+    fn run(&mut self, resolved: Option<&Resolved>, now: Instant) -> Result<CycleReport> {
+        while self.deleted.front().is_some_and(|(at, _)| now.duration_since(*at) > self.delete_window) {
+            self.deleted.pop_front();
+        }
+        let mut options = self.options.clone();
+        options.limit.already = self.deleted.iter().map(|(_, deleted)| deleted).sum();
+        let mut since = match &self.watched {
+            Watched::Captured { capture, target } => Some(Since { capture, target }),
+            Watched::Walked => None,
+        };
+        let report = Cycle {
+            lane: &mut self.lane,
+            tenure: &self.tenure,
+            volume: &self.volume,
+            options: &options,
+            progress: &self.progress,
+            scope: resolved.map_or(Scope::Whole, |resolved| Scope::Names(&resolved.names)),
+            watch: since.as_mut().map(|since| since as &mut dyn Watch),
+        }
+        .run()?;
+        self.options.full = false;
+        if report.published && report.deleted > 0 && report.halted.is_none() {
+            self.deleted.push_back((now, report.deleted));
+        }
+        Ok(report)
+    }
+
+    fn quarantined(&self) -> Result<Vec<RelPath>> {
+        let exceptions = self.lane.index.view()?.exceptions()?;
+        let quarantined = exceptions.into_iter().filter(|(_, e)| e.class == ExceptionClass::Quarantined);
+        Ok(quarantined.map(|(path, _)| path).collect())
+    }
+
+    /// Tells capture which inodes can be written to under names that are not in the volume.
+    fn tell_links(&self) -> Result<()> {
+        if let Watched::Captured { target, .. } = &self.watched {
+            let linked = self.lane.index.view()?.linked()?.collect::<Result<HashSet<u64>, _>>()?;
+            target.set_linked(linked);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a cycle looks at the quarantined paths again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// It does.
+    Yes,
+    /// Only if they were touched.
+    No,
+}
+
+/// What happened since the cycle's names were taken.
+struct Since<'a> {
+    capture: &'a Capture,
+    target: &'a Target,
+}
+
+impl Watch for Since<'_> {
+    fn was_touched(&mut self) -> Result<bool> {
+        match self.capture.drain() {
+            Ok(()) => Ok(!self.target.peek(Dirty::is_empty)),
+            // Not known: called fuzzy. The next cycle meets the same error and says it.
+            Err(_) => Ok(true),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Capture: with what the kernel says was touched, and no walk, the mirror is what the volume is.
+//!
+//! Fails on a weakened build, each tried: see the single tests.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agent::capture::Capture;
+use agent::lane::{Lane, Ownership};
+use agent::run::{Retry, Watched, Worker};
+use agent::state::StateDir;
+use agent::volume::Volume;
+use common::Site;
+use common::loopfs::LoopFs;
+use harness::gate::{Need, require};
+use harness::ops::{Model, Op, Seed, Sequences};
+use sys::fanotify::Queue;
+
+/// A worker of `site`, told by `capture`.
+fn worker(site: &Site, capture: &Arc<Capture>) -> agent::Result<Worker> {
+    let volume = Volume::pin("volume", &site.volume)?;
+    let state = StateDir::at(&site.state)?;
+    let (lane, tenure) = Lane::open_writer(&state, &site.mirror, Ownership::Ours)?;
+    let target = capture.watch(volume.root.clone()).expect("ext4 is captured");
+    let watched = Watched::Captured { capture: capture.clone(), target };
+    Worker::new(lane, tenure, volume, site.options.clone(), watched, Duration::from_secs(600))
+}
+
+fn run(disk: &LoopFs, capture: &Arc<Capture>, n: u64, seed: Seed, ops: &[Op]) -> Result<(), String> {
+    let base = disk.path().join(format!("{n}"));
+    std::fs::create_dir(&base).map_err(|e| e.to_string())?;
+    let site = Site::below(&base);
+    seed.build_real(&site.volume).map_err(|e| format!("seed: {e:#}"))?;
+    let mut model = seed.model();
+    let mut worker = worker(&site, capture).map_err(|e| e.to_string())?;
+    let sync = |worker: &mut Worker, model: &Model, at: &str| {
+        let report = worker
+            .cycle(Retry::No, Instant::now())
+            .map_err(|e| format!("{at}: {e}: {:?}", std::error::Error::source(&e)))?;
+        worker.empty_trash().map_err(|e| e.to_string())?;
+        if let Some(report) = report
+            && report.totals.quarantined != 0
+        {
+            return Err(format!("{at}: {} paths in quarantine", report.totals.quarantined));
+        }
+        worker.lane.index.view().unwrap().audit().map_err(|e| format!("{at}: audit: {e}"))?;
+        model.check(&site.mirror).map_err(|e| format!("{at}: mirror: {e}"))
+    };
+    sync(&mut worker, &model, "seed")?;
+    for (i, op) in ops.iter().enumerate() {
+        let stamp = i as u64 + 1;
+        op.apply_real(&site.volume, stamp).map_err(|e| format!("apply {op:?}: {e:#}"))?;
+        model.apply(*op, stamp);
+        sync(&mut worker, &model, &format!("after {op:?}"))?;
+    }
+    let Watched::Captured { target, .. } = &worker.watched else { unreachable!("made so") };
+    capture.forget(target);
+    drop(worker);
+    std::fs::remove_dir_all(&base).map_err(|e| e.to_string())
+}
+
+/// Sequences of `length`, one in `of`.
+fn sequences(length: usize, of: u64) -> (u64, Vec<String>) {
+    let disk = LoopFs::ext4("2G");
+    let capture = Capture::open(Queue::Unlimited).unwrap();
+    let mut failures = Vec::new();
+    let mut n = 0;
+    let counts = Sequences::exactly(length).shard(0, of).for_each(|seed, ops| {
+        n += 1;
+        if failures.len() < 5
+            && let Err(why) = run(&disk, &capture, n, seed, ops)
+        {
+            failures.push(format!("{seed:?} {ops:?}\n    {why}"));
+        }
+    });
+    (counts.visited, failures)
+}
+
+#[test]
+fn every_sequence_of_two_is_told() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let (visited, failures) = sequences(2, 1);
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert_eq!(visited, 956);
+}
