@@ -3,6 +3,7 @@
 use proto::{Epoch, Generation, RelPath};
 use sys::{Errno, SysError};
 
+use crate::config::ConfigError;
 use crate::docker::DockerError;
 use crate::index::IndexError;
 
@@ -17,7 +18,7 @@ pub enum Exit {
     InSync = 0,
     /// Failed; nothing half-done is visible.
     Failed = 1,
-    /// The command line is wrong.
+    /// The command line or the configuration is wrong.
     Usage = 2,
     /// A guard stopped it: deletions, another writer, a mirror that is not ours.
     Halted = 3,
@@ -150,6 +151,9 @@ pub enum Error {
     /// The index.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// Docker.
     #[error(transparent)]
     Docker(#[from] DockerError),
@@ -188,7 +192,7 @@ impl Error {
             Self::Mount(_) | Self::MarkerMissing { .. } | Self::WrongLane { .. } | Self::NoLedger { .. } => {
                 Exit::MirrorUnusable
             }
-            Self::BadPath { .. } => Exit::Usage,
+            Self::BadPath { .. } | Self::Config(_) => Exit::Usage,
             Self::Mirror { source, .. } if unusable(source.errno) => Exit::MirrorUnusable,
             Self::Fenced { .. }
             | Self::OwnedByOther { .. }

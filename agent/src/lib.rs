@@ -4,6 +4,7 @@
 
 pub mod capture;
 pub mod cli;
+pub mod config;
 pub mod cycle;
 pub mod docker;
 pub mod error;

@@ -32,6 +32,29 @@ pub enum Command {
     Why(WhyArgs),
     /// Say what a sync would do, and do nothing.
     Plan(PlanArgs),
+    /// Check the agent's configuration, or print one to begin with.
+    Config(ConfigArgs),
+}
+
+/// Options of `config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// The commands of `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say everything that is wrong with a configuration, or what each of its lanes comes to.
+    Check {
+        /// The file.
+        #[arg(value_name = "FILE", default_value = crate::config::CONFIG_PATH)]
+        file: PathBuf,
+    },
+    /// Print a configuration to begin with, every key explained.
+    Example,
 }
 
 /// Options of `recover`.

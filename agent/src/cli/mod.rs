@@ -1,6 +1,7 @@
 //! What was typed, and what each command does with it.
 
 mod args;
+mod config;
 mod plan;
 mod recover;
 mod source;
@@ -29,5 +30,6 @@ pub fn run(cli: Cli) -> Result<Exit> {
         args::Command::Why(args) => why::run(&args, &ui),
         args::Command::Plan(args) => plan::run(&args, &ui),
         args::Command::Verify(args) => verify::run(&args, &ui),
+        args::Command::Config(args) => config::run(&args, &ui),
     }
 }
