@@ -180,6 +180,14 @@ pub enum Error {
         /// What is wrong and what to do.
         why: String,
     },
+    /// The agent was told to end while a cycle was under way.
+    #[error(
+        "told to stop: the generation that was being made is not sealed; the next run goes on from what was staged"
+    )]
+    Stopped,
+    /// What the agent was asked, or could not be asked.
+    #[error("{0}")]
+    Agent(String),
     /// Content does not match its hash, or other proof failed.
     #[error("{0}")]
     NotProven(String),
@@ -210,6 +218,8 @@ impl Error {
             | Self::Busy(_)
             | Self::Engine(_)
             | Self::Target { .. }
+            | Self::Stopped
+            | Self::Agent(_)
             | Self::NotProven(_) => Exit::Failed,
         }
     }

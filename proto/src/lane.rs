@@ -93,6 +93,13 @@ impl fmt::Debug for LaneName {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for LaneName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl serde::Serialize for LaneName {
     /// As people write it.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

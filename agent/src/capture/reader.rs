@@ -15,6 +15,9 @@ use super::dirty::{Dirty, Gap, Key};
 /// 100,000 events instead of 200,000, and the writer is slowed by 10 to 20 % instead of 50.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// How often the reading thread shows that it lives when there is nothing to read.
+const BEAT: Duration = Duration::from_secs(1);
+
 /// Bytes of one read.
 const READ_BYTES: usize = 256 << 10;
 
@@ -112,6 +115,9 @@ pub struct Capture {
     /// One event in so many is dropped: only a test of the checker sets it.
     drop_every: AtomicU64,
     seen: AtomicU64,
+    opened: Instant,
+    /// When the reading thread came round last, in milliseconds since `opened`.
+    beat: AtomicU64,
 }
 
 struct Inner {
@@ -148,6 +154,8 @@ impl Capture {
             woken,
             drop_every: AtomicU64::new(0),
             seen: AtomicU64::new(0),
+            opened: Instant::now(),
+            beat: AtomicU64::new(0),
         }))
     }
 
@@ -189,14 +197,20 @@ impl Capture {
     /// The kernel refuses to be read: everything from now on is a gap.
     pub fn run(&self) -> Result<(), SysError> {
         while !self.stop.load(Ordering::Acquire) {
-            self.group.wait(&self.woken, None)?;
-            if self.stop.load(Ordering::Acquire) {
-                break;
+            self.beat.store(self.opened.elapsed().as_millis() as u64, Ordering::Release);
+            let has_events = self.group.wait(&self.woken, Some(BEAT))?;
+            if has_events && !self.stop.load(Ordering::Acquire) {
+                std::thread::sleep(GATHER);
+                self.drain()?;
             }
-            std::thread::sleep(GATHER);
-            self.drain()?;
         }
         Ok(())
+    }
+
+    /// False when the reading thread has not come round for a while.
+    pub fn is_alive(&self) -> bool {
+        let beat = Duration::from_millis(self.beat.load(Ordering::Acquire));
+        self.opened.elapsed().saturating_sub(beat) < 20 * BEAT
     }
 
     /// Ends [`Capture::run`].

@@ -13,6 +13,7 @@ mod why;
 
 pub use args::Cli;
 pub use source::open_volume;
+pub use sync::apart;
 pub use ui::Ui;
 
 use crate::error::{Exit, Result};

@@ -100,7 +100,10 @@ fn options(args: &SyncArgs, may_hang: bool, ui: &Ui) -> CycleOptions {
 }
 
 /// A volume that holds its own mirror would be copied into itself for ever.
-fn apart(volume: &std::path::Path, mirror: &std::path::Path) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Volume`] when one lies inside the other.
+pub fn apart(volume: &std::path::Path, mirror: &std::path::Path) -> Result<()> {
     let volume = std::fs::canonicalize(volume).unwrap_or_else(|_| volume.to_owned());
     let parent = mirror.parent().and_then(|parent| std::fs::canonicalize(parent).ok());
     let mirror = match (parent, mirror.file_name()) {

@@ -272,6 +272,7 @@ fn settings(tables: &[&Table<'_>], compiled: &mut Compiled, problems: &mut Probl
         fallback_interval: fallback.value,
         alert_after: alert.value,
         limit: DeletionLimit {
+            already: 0,
             entries: read(tables, &keys::MAX_DELETE, problems).value,
             percent: read(tables, &keys::MAX_DELETE_PERCENT, problems).value,
             // Never by configuration: an emptied volume takes a person's word each time.

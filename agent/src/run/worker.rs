@@ -45,6 +45,8 @@ pub struct Worker {
     deleted: VecDeque<(Instant, u64)>,
     /// Names that are not in the mirror as they are in the volume, because deletions are halted.
     withheld: Vec<RelPath>,
+    /// What was taken out of the mirror by earlier cycles may not be removed yet.
+    trash_is_left: bool,
 }
 
 impl Worker {
@@ -70,6 +72,7 @@ impl Worker {
             delete_window,
             deleted: VecDeque::new(),
             withheld: Vec::new(),
+            trash_is_left: true,
         };
         worker.tell_links()?;
         Ok(worker)
@@ -120,6 +123,19 @@ impl Worker {
         self.options.limit = limit;
         self.deleted.clear();
         result
+    }
+
+    /// Empties the trash behind a cycle that published, or that an earlier one left: an idle lane does not look at its mirror.
+    ///
+    /// # Errors
+    /// As [`Worker::empty_trash`].
+    pub fn empty_trash_if(&mut self, published: bool) -> Result<()> {
+        if published || self.trash_is_left {
+            self.trash_is_left = true;
+            self.empty_trash()?;
+            self.trash_is_left = false;
+        }
+        Ok(())
     }
 
     /// Empties the trash: after a publish, when there is time.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use proto::{RelPath, StagedName};
 use sys::Dir;
@@ -106,6 +107,9 @@ impl<'a> Stager<'a> {
 
 impl Feed for Stager<'_> {
     fn next(&mut self) -> Next {
+        if self.around.progress.stop.load(Ordering::Relaxed) {
+            self.failed.get_or_insert(Error::Stopped);
+        }
         if self.failed.is_some() {
             return if self.doing.is_empty() { Next::End } else { Next::Wait };
         }
@@ -159,6 +163,6 @@ impl Feed for Stager<'_> {
     }
 
     fn abort(&self) -> bool {
-        self.failed.is_some()
+        self.failed.is_some() || self.around.progress.stop.load(Ordering::Relaxed)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use proto::{Entry, Op, RelPath, StagedName};
 use sys::meta::MadeAs;
@@ -29,6 +29,8 @@ pub struct Progress {
     pub entries_known: AtomicU64,
     /// Bytes known so far.
     pub bytes_known: AtomicU64,
+    /// Set to have nothing more begun: the cycle ends with [`crate::Error::Stopped`].
+    pub stop: AtomicBool,
 }
 
 /// Where something staged goes.

@@ -1,0 +1,116 @@
+//! What is said over the control socket: one line of JSON each way.
+
+use proto::LaneName;
+
+use crate::run::LaneStatus;
+
+/// Longest request in bytes, with its line feed.
+pub const REQUEST_MAX: u64 = 64 << 10;
+
+/// Version of what is said. A peer of another version is refused by name instead of being misunderstood.
+pub const VERSION: u32 = 1;
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// [`VERSION`].
+    pub version: u32,
+    /// What is asked.
+    pub ask: Ask,
+    /// Of which lane; of all where that makes sense.
+    #[serde(default)]
+    pub lane: Option<LaneName>,
+}
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ask {
+    /// How the lanes are.
+    Status,
+    /// Bring everything up to now into the mirror, and answer when that is done.
+    Flush,
+    /// No cycles until `Resume`.
+    Pause,
+    /// Cycles again.
+    Resume,
+    /// Publish the deletions that are withheld.
+    Approve,
+}
+
+impl Ask {
+    /// True for what changes something.
+    pub fn acts(self) -> bool {
+        self != Ask::Status
+    }
+}
+
+impl Request {
+    /// A request of this program's version.
+    pub fn new(ask: Ask, lane: Option<LaneName>) -> Self {
+        Self { version: VERSION, ask, lane }
+    }
+}
+
+/// An answer.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// To `Status`.
+    Status(AgentStatus),
+    /// To what acts: one for each lane.
+    Acted(Vec<Acted>),
+    /// It could not be done at all.
+    Refused(String),
+}
+
+/// How the agent is.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct AgentStatus {
+    /// Its version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// How long it runs, in seconds.
+    pub up_seconds: f64,
+    /// Its lanes.
+    pub lanes: Vec<LaneStatus>,
+}
+
+/// What came of an act on one lane.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Acted {
+    /// The lane.
+    pub lane: LaneName,
+    /// Of `Flush` and `Approve`: the generation that has it.
+    pub generation: Option<u64>,
+    /// Of `Flush`: how long it took until everything from before was sealed and published, in seconds.
+    pub lag_seconds: Option<f64>,
+    /// Why it was not done.
+    pub error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_on_the_wire_are_these() {
+        let request = Request::new(Ask::Flush, Some("devops/blue".parse().unwrap()));
+        let text = serde_json::to_string(&request).unwrap();
+        assert_eq!(text, r#"{"version":1,"ask":"flush","lane":"devops/blue"}"#);
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+        let short = serde_json::from_str::<Request>(r#"{"version":1,"ask":"status"}"#).unwrap();
+        assert_eq!(short, Request::new(Ask::Status, None));
+        for wrong in [
+            r#"{"version":1,"ask":"explode"}"#,
+            r#"{"version":1,"ask":"flush","lane":"../etc"}"#,
+            r#"{"version":1,"ask":"flush","force":true}"#,
+            "",
+            "[]",
+        ] {
+            assert!(serde_json::from_str::<Request>(wrong).is_err(), "{wrong}");
+        }
+    }
+}
