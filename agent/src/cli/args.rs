@@ -17,6 +17,13 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// True for the command that does not end by itself.
+    pub fn is_agent(&self) -> bool {
+        matches!(self.command, Command::Run(_))
+    }
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -26,8 +33,18 @@ pub enum Command {
     Recover(RecoverArgs),
     /// Compare the mirror, and with SRC the volume too, with what the last generation says of every path.
     Verify(VerifyArgs),
-    /// Say what the mirror holds: generation, writer, age, quarantine. Works while a sync runs.
+    /// Say how the agent's lanes are, or what a mirror holds: generation, writer, age, quarantine.
     Status(StatusArgs),
+    /// Run the agent: keeps every lane of the configuration up to date until it is told to end.
+    Run(RunArgs),
+    /// Bring everything up to now into the mirror, and say how long that took.
+    Flush(FlushArgs),
+    /// Stop a lane's cycles; what changes meanwhile is kept in mind.
+    Pause(LaneArgs),
+    /// Go on with a paused lane, or try a failing one at once.
+    Resume(LaneArgs),
+    /// Publish the deletions that a guard withheld.
+    Approve(LaneArgs),
     /// Say everything that is known of one path.
     Why(WhyArgs),
     /// Say what a sync would do, and do nothing.
@@ -92,12 +109,45 @@ pub struct VerifyArgs {
     pub engine: EngineArg,
 }
 
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The configuration (`tidegate config example` prints one to begin with).
+    #[arg(long, value_name = "FILE", default_value = crate::config::CONFIG_PATH)]
+    pub config: PathBuf,
+}
+
+/// Options of `flush`.
+#[derive(Debug, Args)]
+pub struct FlushArgs {
+    /// The lane, as team/env; all of the agent's without it.
+    #[arg(value_name = "LANE")]
+    pub lane: Option<proto::LaneName>,
+    /// Longest wait in seconds. The agent goes on with it all the same.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+}
+
+/// Options of what acts on one lane.
+#[derive(Debug, Args)]
+pub struct LaneArgs {
+    /// The lane, as team/env.
+    #[arg(value_name = "LANE")]
+    pub lane: proto::LaneName,
+}
+
 /// Options of `status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// The mirror.
-    #[arg(value_name = "DST")]
-    pub mirror: PathBuf,
+    /// A lane of the agent, as team/env; or a mirror, as a path. Without it: all lanes of the agent.
+    #[arg(value_name = "LANE|DST")]
+    pub of: Option<String>,
+    /// For monitoring: one line a lane, and exit code 0 (OK), 1 (WARN), 2 (ALERT) or 3 (UNKNOWN).
+    #[arg(long, conflicts_with_all = ["all", "watch"])]
+    pub check: bool,
+    /// Show it again every second.
+    #[arg(long, conflicts_with = "all")]
+    pub watch: bool,
     /// List every path that is in quarantine or left out.
     #[arg(long)]
     pub all: bool,

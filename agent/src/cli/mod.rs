@@ -2,6 +2,7 @@
 
 mod args;
 mod config;
+mod lanes;
 mod plan;
 mod recover;
 mod source;
@@ -28,6 +29,11 @@ pub fn run(cli: Cli) -> Result<Exit> {
         args::Command::Sync(args) => sync::run(&args, &ui),
         args::Command::Recover(args) => recover::run(&args, &ui),
         args::Command::Status(args) => status::run(&args, &ui),
+        args::Command::Run(args) => lanes::run(&args),
+        args::Command::Flush(args) => lanes::flush(&args, &ui),
+        args::Command::Pause(args) => lanes::pause(&args, &ui),
+        args::Command::Resume(args) => lanes::resume(&args, &ui),
+        args::Command::Approve(args) => lanes::approve(&args, &ui),
         args::Command::Why(args) => why::run(&args, &ui),
         args::Command::Plan(args) => plan::run(&args, &ui),
         args::Command::Verify(args) => verify::run(&args, &ui),

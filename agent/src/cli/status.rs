@@ -1,13 +1,14 @@
 //! `tidegate status`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use proto::{Cut, Epoch, Exception, ExceptionClass, Generation, RelPath, Time, Totals};
 
 use super::args::StatusArgs;
 use super::ui::{Ui, bytes, count, span, when};
 use crate::cycle::now;
-use crate::error::{Exit, Result};
+use crate::error::{Error, Exit, Result};
 use crate::peek::Peek;
 
 /// Paths of a kind that are listed without `--all`.
@@ -65,7 +66,15 @@ struct Listed {
 /// # Errors
 /// Any [`crate::Error`].
 pub fn run(args: &StatusArgs, ui: &Ui) -> Result<Exit> {
-    let peek = Peek::open(&args.mirror)?;
+    if let Some(lane) = super::lanes::meant(args.of.as_deref())? {
+        return super::lanes::status(lane.as_ref(), args, ui);
+    }
+    let mirror = Path::new(args.of.as_deref().unwrap_or_default());
+    if args.check || args.watch {
+        let why = "--check and --watch ask the agent: name a lane as team/env, or none for all of them";
+        return Err(Error::BadPath { path: format!("{}: {why}", mirror.display()) });
+    }
+    let peek = Peek::open(mirror)?;
     let status = gather(&peek, args.all)?;
     ui.document(&status);
     say(&status, args.all, ui);
