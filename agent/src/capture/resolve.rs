@@ -10,6 +10,7 @@ use sys::fanotify::handle;
 
 use super::dirty::{Dirty, Key};
 use super::reader::Target;
+use crate::config::Excludes;
 use crate::cycle::Names;
 
 /// A dirty set with its paths.
@@ -34,11 +35,12 @@ impl Resolved {
     }
 }
 
-/// Finds out where everything in `taken` is now. What is gone is left out: the names it had are in the set too.
+/// Finds out where everything in `taken` is now. What is gone is left out: the names it had are in the set too. So is what
+/// `excludes` leaves out.
 ///
 /// # Errors
 /// The kernel refuses for another reason than that something is gone.
-pub fn resolve(target: &Target, taken: &Dirty) -> Result<Resolved, sys::SysError> {
+pub fn resolve(target: &Target, taken: &Dirty, excludes: &Excludes) -> Result<Resolved, sys::SysError> {
     let mut resolved = Resolved::default();
     let root = sys::handle::path_of(target.root())?;
     for (key, names) in &taken.dirs {
@@ -65,6 +67,7 @@ pub fn resolve(target: &Target, taken: &Dirty) -> Result<Resolved, sys::SysError
             resolved.names.add_inode(ino);
         }
     }
+    resolved.names = resolved.names.without(excludes);
     Ok(resolved)
 }
 

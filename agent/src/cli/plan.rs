@@ -8,6 +8,7 @@ use sys::{Dir, FileKind, Stat, WalkBuffer};
 use super::args::PlanArgs;
 use super::open_volume;
 use super::ui::{Ui, bytes, count};
+use crate::config::Excludes;
 use crate::cycle::{self, CycleOptions, DeletionLimit, Durability};
 use crate::error::{Error, Exit, Result, on_mirror};
 use crate::index::{Index, IndexError, Quick, View};
@@ -111,6 +112,7 @@ fn options(args: &PlanArgs) -> CycleOptions {
         },
         engine: transfer::Engine::Plain,
         in_flight: 1,
+        excludes: Excludes::default(),
         walkers: std::thread::available_parallelism().map_or(2, |n| n.get().min(8)),
         full: false,
     }

@@ -8,6 +8,7 @@ use proto::Cut;
 use super::args::{DurabilityArg, EngineArg, SyncArgs};
 use super::open_volume;
 use super::ui::{Ui, bytes, count};
+use crate::config::Excludes;
 use crate::cycle::{Cycle, CycleOptions, CycleReport, DeletionLimit, Durability, Progress, Scope};
 use crate::error::{Error, Exit, Result};
 use crate::lane::{Lane, Ownership, absolute};
@@ -94,6 +95,7 @@ fn options(args: &SyncArgs, may_hang: bool, ui: &Ui) -> CycleOptions {
         limit,
         engine,
         in_flight: args.in_flight.into(),
+        excludes: Excludes::default(),
         walkers: std::thread::available_parallelism().map_or(2, |n| n.get().min(8)),
         full: args.full,
     }

@@ -10,6 +10,7 @@ use sys::{Dir, Errno, FileKind, Stat, SysError, WalkBuffer};
 
 use super::crew::crew;
 use super::listing::{self, Fingerprint};
+use crate::config::Excludes;
 use crate::error::{Error, Result};
 use crate::index::{DirId, IndexError, Quick, Row, RowFacts, View, time};
 
@@ -23,6 +24,9 @@ pub const HOLES_MAX: u64 = 64 << 30;
 
 /// Largest file: its block hashes, 32 bytes per MiB, have to fit one record of the redo log (8 MiB).
 pub const FILE_MAX: u64 = 200 << 30;
+
+/// How the reason begins for what the configuration leaves out.
+const EXCLUDED: &str = "excluded by ";
 
 /// An inode of the volume, named for ever: a reused number has another birth time.
 pub type InodeKey = (u64, Option<Time>);
@@ -151,12 +155,13 @@ pub(super) struct Task {
 ///
 /// # Errors
 /// [`Error::Index`]; what goes wrong in the volume becomes a refusal of the path.
-pub fn look(view: &View, start: Start, threads: usize) -> Result<Changes> {
+pub fn look(view: &View, start: Start, excludes: &Excludes, threads: usize) -> Result<Changes> {
     let Start { dir, path, old, id } = start;
     let stat = dir.stat_self().map_err(|e| Error::Volume { path: path.to_string(), why: e.to_string() })?;
     let (ino, mount) = (stat.ino, (stat.mount, stat.dev));
     let first = Task { parent: dir, name: None, ino, path, old, id };
-    let worker = || Looker::new(view, mount);
+    let policy = Policy { mount, excludes };
+    let worker = || Looker::new(view, policy);
     let lookers = crew(first, threads, worker, |looker, task, deeper| looker.directory(task, deeper))?;
     let mut changes = Changes::default();
     lookers.into_iter().for_each(|looker| changes.merge(looker.changes));
@@ -166,15 +171,15 @@ pub fn look(view: &View, start: Start, threads: usize) -> Result<Changes> {
 /// Compares names with rows and keeps what it found.
 pub(super) struct Looker<'a> {
     view: &'a View,
-    mount: (u64, (u32, u32)),
+    policy: Policy<'a>,
     pub(super) changes: Changes,
     buffer: WalkBuffer,
 }
 
 impl<'a> Looker<'a> {
-    /// One that has seen nothing yet, of a volume on this mount and device.
-    pub(super) fn new(view: &'a View, mount: (u64, (u32, u32))) -> Self {
-        Self { view, mount, changes: Changes::default(), buffer: WalkBuffer::default() }
+    /// One that has seen nothing yet.
+    pub(super) fn new(view: &'a View, policy: Policy<'a>) -> Self {
+        Self { view, policy, changes: Changes::default(), buffer: WalkBuffer::default() }
     }
 
     fn directory(&mut self, task: Task, deeper: &mut Vec<Task>) -> Result<()> {
@@ -244,7 +249,7 @@ impl<'a> Looker<'a> {
     ) -> Result<()> {
         let path = task.path.join(name);
         let old = task.old.join(name);
-        if let Some(refusal) = refuse(&path, &stat, self.mount) {
+        if let Some(refusal) = self.policy.refuse(&path, &stat) {
             // A name that stopped being what it was leaves the mirror, unless we only cannot see it: below a
             // mount point the old content still exists.
             if let (Some(facts), false) = (row, stat.mount_root) {
@@ -324,26 +329,42 @@ pub fn unreadable(path: &RelPath, what: &str, error: &SysError) -> Refusal {
     }
 }
 
-/// What policy says of a name before anything is opened.
-pub fn refuse(path: &RelPath, stat: &Stat, mount: (u64, (u32, u32))) -> Option<Refusal> {
-    let (class, reason) = if stat.mount_root || stat.dev != mount.1 || stat.mount != mount.0 {
-        (ExceptionClass::LeftOut, "another file system is mounted here")
-    } else if stat.kind == FileKind::Socket {
-        (ExceptionClass::LeftOut, "socket")
-    } else if stat.kind == FileKind::Device {
-        (ExceptionClass::LeftOut, "device node")
-    } else if path.depth() > DEPTH_MAX {
-        (ExceptionClass::Quarantined, "lies deeper than 200 directories")
-    } else if path.as_bytes().len() > PATH_MAX {
-        (ExceptionClass::Quarantined, "path is longer than 3,900 bytes")
-    } else if stat.kind == FileKind::File && stat.size.saturating_sub(stat.allocated) > HOLES_MAX {
-        (ExceptionClass::Quarantined, "has more than 64 GiB of holes")
-    } else if stat.kind == FileKind::File && stat.size > FILE_MAX {
-        (ExceptionClass::Quarantined, "is larger than 200 GiB")
-    } else {
-        return None;
-    };
-    Some(Refusal { path: path.clone(), class, reason: reason.to_owned(), errno: 0 })
+/// What is replicated at all.
+#[derive(Clone, Copy)]
+pub struct Policy<'a> {
+    /// Mount and device of the volume: what lies on another is not of it.
+    pub mount: (u64, (u32, u32)),
+    /// What the configuration leaves out.
+    pub excludes: &'a Excludes,
+}
+
+impl Policy<'_> {
+    /// What policy says of a name before anything is opened.
+    pub fn refuse(&self, path: &RelPath, stat: &Stat) -> Option<Refusal> {
+        let mount = self.mount;
+        if let Some(pattern) = self.excludes.matches_entry(path, stat.kind == FileKind::Dir) {
+            let reason = format!("{EXCLUDED}{pattern}");
+            return Some(Refusal { path: path.clone(), class: ExceptionClass::LeftOut, reason, errno: 0 });
+        }
+        let (class, reason) = if stat.mount_root || stat.dev != mount.1 || stat.mount != mount.0 {
+            (ExceptionClass::LeftOut, "another file system is mounted here")
+        } else if stat.kind == FileKind::Socket {
+            (ExceptionClass::LeftOut, "socket")
+        } else if stat.kind == FileKind::Device {
+            (ExceptionClass::LeftOut, "device node")
+        } else if path.depth() > DEPTH_MAX {
+            (ExceptionClass::Quarantined, "lies deeper than 200 directories")
+        } else if path.as_bytes().len() > PATH_MAX {
+            (ExceptionClass::Quarantined, "path is longer than 3,900 bytes")
+        } else if stat.kind == FileKind::File && stat.size.saturating_sub(stat.allocated) > HOLES_MAX {
+            (ExceptionClass::Quarantined, "has more than 64 GiB of holes")
+        } else if stat.kind == FileKind::File && stat.size > FILE_MAX {
+            (ExceptionClass::Quarantined, "is larger than 200 GiB")
+        } else {
+            return None;
+        };
+        Some(Refusal { path: path.clone(), class, reason: reason.to_owned(), errno: 0 })
+    }
 }
 
 type Rows = redb::Range<'static, &'static [u8], &'static [u8]>;
@@ -365,28 +386,33 @@ fn next_row(rows: &mut Rows) -> Result<Option<RowAt>, IndexError> {
 ///
 /// # Errors
 /// None of its own.
-pub fn fingerprint(root: &Arc<Dir>, threads: usize) -> Result<Fingerprint> {
-    /// A directory: its parent, its name there (none: the parent itself), its inode, its depth.
-    struct Todo(Arc<Dir>, Option<Box<[u8]>>, u64, usize);
+pub fn fingerprint(root: &Arc<Dir>, excludes: &Excludes, threads: usize) -> Result<Fingerprint> {
+    /// A directory: its parent, its name there (none: the parent itself), its inode, its depth; its path, where that
+    /// matters.
+    struct Todo(Arc<Dir>, Option<Box<[u8]>>, u64, usize, RelPath);
     let Ok(stat) = root.stat_self() else { return Ok(Fingerprint::default()) };
     let mount = (stat.mount, stat.dev);
-    let first = Todo(root.clone(), None, stat.ino, 0);
+    let first = Todo(root.clone(), None, stat.ino, 0, RelPath::root());
     let worker = || (Fingerprint::default(), WalkBuffer::default());
-    let sums = crew(first, threads, worker, |(sum, buffer), Todo(parent, name, ino, depth), deeper| {
-        let Ok(mut dir) = open(&parent, name.as_deref()) else { return Ok(()) };
-        drop(parent);
-        let Ok(names) = listing::names(&mut dir, buffer) else { return Ok(()) };
-        let dir = Arc::new(dir);
-        for name in names.iter() {
-            let Ok(stat) = dir.glance(name) else { continue };
-            sum.add(ino, name, &stat);
-            let same_mount = mount == (stat.mount, stat.dev) && !stat.mount_root;
-            if stat.kind == FileKind::Dir && same_mount && depth < DEPTH_MAX {
-                deeper.push(Todo(dir.clone(), Some(name.into()), stat.ino, depth + 1));
+    let sums =
+        crew(first, threads, worker, |(sum, buffer), Todo(parent, name, ino, depth, path), deeper| {
+            let Ok(mut dir) = open(&parent, name.as_deref()) else { return Ok(()) };
+            drop(parent);
+            let Ok(names) = listing::names(&mut dir, buffer) else { return Ok(()) };
+            let dir = Arc::new(dir);
+            for name in names.iter() {
+                let Ok(stat) = dir.glance(name) else { continue };
+                sum.add(ino, name, &stat);
+                let same_mount = mount == (stat.mount, stat.dev) && !stat.mount_root;
+                if stat.kind == FileKind::Dir && same_mount && depth < DEPTH_MAX {
+                    let path = if excludes.is_empty() { RelPath::root() } else { path.join(name) };
+                    if excludes.matches_entry(&path, true).is_none() {
+                        deeper.push(Todo(dir.clone(), Some(name.into()), stat.ino, depth + 1, path));
+                    }
+                }
             }
-        }
-        Ok(())
-    })?;
+            Ok(())
+        })?;
     Ok(sums.into_iter().fold(Fingerprint::default(), |mut sum, (part, _)| {
         sum.merge(part);
         sum

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use proto::RelPath;
 use sys::{Dir, Errno, FileKind, Stat};
 
-use super::look::{self, Changes, Found, Looker, Missing, Start, Task, unreadable};
+use super::look::{self, Changes, Found, Looker, Missing, Policy, Start, Task, unreadable};
+use super::run::CycleOptions;
+use crate::config::Excludes;
 use crate::error::Result;
 use crate::index::{DirId, Quick, ROOT, RowFacts, View};
 use crate::volume::Volume;
@@ -57,6 +59,18 @@ impl Names {
         }
     }
 
+    /// Leaves out what `excludes` leaves out, as far as the name alone tells.
+    pub fn without(mut self, excludes: &Excludes) -> Self {
+        if !excludes.is_empty() {
+            self.dirs.retain(|dir, here| {
+                here.names.retain(|name, _| excludes.matches_entry(&dir.join(name), false).is_none());
+                excludes.matches(dir, true).is_none()
+            });
+            self.count = self.inodes.len() + self.dirs.values().map(|here| here.names.len()).sum::<usize>();
+        }
+        self
+    }
+
     /// How many names.
     pub fn len(&self) -> usize {
         self.count
@@ -94,11 +108,16 @@ impl Covered {
     }
 }
 
-/// Compares `names` with the index, on `threads` threads where whole directories turn out to be others.
+/// Compares `names` with the index, on several threads where whole directories turn out to be others.
 ///
 /// # Errors
 /// [`crate::Error::Index`]; what goes wrong in the volume becomes a refusal of the path.
-pub fn look_at(view: &View, volume: &Volume, names: &Names, threads: usize) -> Result<(Changes, Covered)> {
+pub fn look_at(
+    view: &View,
+    volume: &Volume,
+    names: &Names,
+    options: &CycleOptions,
+) -> Result<(Changes, Covered)> {
     let root = volume.root.clone();
     let stat = match root.stat_self() {
         Ok(stat) => stat,
@@ -106,7 +125,7 @@ pub fn look_at(view: &View, volume: &Volume, names: &Names, threads: usize) -> R
     };
     let mut pass = Pass {
         view,
-        looker: Looker::new(view, (stat.mount, stat.dev)),
+        looker: Looker::new(view, Policy { mount: (stat.mount, stat.dev), excludes: &options.excludes }),
         held: HashMap::from([(RelPath::root(), Held::Open(Arc::new(Open { dir: root, stat, id: ROOT })))]),
         todo: names.dirs.clone(),
         inodes: HashSet::new(),
@@ -122,7 +141,7 @@ pub fn look_at(view: &View, volume: &Volume, names: &Names, threads: usize) -> R
     let Pass { looker, covered, walks, .. } = pass;
     let mut changes = looker.changes;
     for start in walks {
-        changes.merge(look::look(view, start, threads)?);
+        changes.merge(look::look(view, start, &options.excludes, options.walkers)?);
     }
     changes.is_empty_volume = is_empty(&volume.root);
     Ok((changes, covered))

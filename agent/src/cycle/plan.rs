@@ -7,8 +7,9 @@ use proto::{Entry, RelPath};
 use sys::meta::XattrsRead;
 use sys::{Dir, FileKind, WalkBuffer};
 
-use super::guard::{DeletionLimit, Verdict};
+use super::guard::Verdict;
 use super::look::{Changes, DEPTH_MAX, Found, InodeKey, Missing, Start, inode_key, look};
+use super::run::CycleOptions;
 use crate::error::Result;
 use crate::index::{IndexError, Quick, RowFacts, View};
 
@@ -56,14 +57,8 @@ impl Plan {
     ///
     /// # Errors
     /// [`crate::Error::Index`].
-    pub fn make(
-        view: &View,
-        root: &Arc<Dir>,
-        changes: Changes,
-        limit: &DeletionLimit,
-        threads: usize,
-    ) -> Result<Self> {
-        let mut renames = Renames { view, root, threads, known: HashMap::new(), claimed: HashSet::new() };
+    pub fn make(view: &View, root: &Arc<Dir>, changes: Changes, options: &CycleOptions) -> Result<Self> {
+        let mut renames = Renames { view, root, options, known: HashMap::new(), claimed: HashSet::new() };
         let (mut changes, moves) = renames.find(changes)?;
         changes.missing.retain(|missing| !renames.claimed.contains(&missing.old));
         let mut deleted = 0;
@@ -85,7 +80,7 @@ impl Plan {
             halted: None,
             withheld: Vec::new(),
         };
-        if let Verdict::Halt(why) = limit.judge(deleted, total, plan.rest.is_empty_volume) {
+        if let Verdict::Halt(why) = options.limit.judge(deleted, total, plan.rest.is_empty_volume) {
             plan.halt(why);
         }
         Ok(plan)
@@ -197,7 +192,7 @@ impl Claim {
 struct Renames<'a> {
     view: &'a View,
     root: &'a Arc<Dir>,
-    threads: usize,
+    options: &'a CycleOptions,
     /// Inodes that are gone from where the index has them.
     known: HashMap<InodeKey, (RelPath, RowFacts)>,
     claimed: HashSet<RelPath>,
@@ -241,7 +236,7 @@ impl Renames<'_> {
                     old: this.old.clone(),
                     id: this.facts.dir_id,
                 };
-                changes.merge(look(self.view, start, self.threads)?);
+                changes.merge(look(self.view, start, &self.options.excludes, self.options.walkers)?);
             }
             moves.append(&mut found_now);
         }

@@ -14,6 +14,7 @@ use super::look::{self, Changes, Found, Start};
 use super::names::{self, Covered, Names};
 use super::plan::Plan;
 use super::stage::{Around, Progress, Staged, stage};
+use crate::config::Excludes;
 use crate::error::{Error, Result, on_mirror};
 use crate::index::{Quick, ROOT, View};
 use crate::lane::Lane;
@@ -42,6 +43,8 @@ pub struct CycleOptions {
     pub in_flight: usize,
     /// Threads that walk the volume.
     pub walkers: usize,
+    /// What is left out.
+    pub excludes: Excludes,
     /// Stage everything anew, whatever the index says, and replace the whole mirror.
     pub full: bool,
 }
@@ -194,6 +197,7 @@ impl Cycle<'_> {
             durability: self.file_durability(),
             engine: self.options.engine,
             options: self.transfer_options(),
+            excludes: &self.options.excludes,
             progress: self.progress,
         };
         let started = Instant::now();
@@ -337,7 +341,7 @@ impl Cycle<'_> {
         }
         let mut first = seen;
         first.merge(staged.fingerprint);
-        Ok(first == look::fingerprint(&self.volume.root, self.options.walkers)?)
+        Ok(first == look::fingerprint(&self.volume.root, &self.options.excludes, self.options.walkers)?)
     }
 
     /// Refuses to go on when a newer epoch exists.
@@ -357,9 +361,8 @@ impl Cycle<'_> {
         }
         match self.scope {
             Scope::Names(names) if !fresh && view.position().volume == self.volume.id() => {
-                let CycleOptions { limit, walkers, .. } = self.options;
-                let (changes, covered) = names::look_at(view, self.volume, names, *walkers)?;
-                let plan = Plan::make(view, &self.volume.root, changes, limit, *walkers)?;
+                let (changes, covered) = names::look_at(view, self.volume, names, self.options)?;
+                let plan = Plan::make(view, &self.volume.root, changes, self.options)?;
                 Ok((plan, Some(covered)))
             }
             // What the index knows of inodes is of another volume, or there is nothing yet: all of it is looked at.
@@ -453,7 +456,7 @@ fn whole(volume: &Volume) -> Plan {
 
 fn make_plan(view: &View, volume: &Volume, options: &CycleOptions) -> Result<Plan> {
     let start = Start { dir: volume.root.clone(), path: RelPath::root(), old: RelPath::root(), id: ROOT };
-    let mut changes: Changes = look::look(view, start, options.walkers)?;
+    let mut changes: Changes = look::look(view, start, &options.excludes, options.walkers)?;
     let root: Arc<Dir> = volume.root.clone();
     let stat =
         root.stat_self().map_err(|e| Error::Volume { path: volume.given.clone(), why: e.to_string() })?;
@@ -468,5 +471,5 @@ fn make_plan(view: &View, volume: &Volume, options: &CycleOptions) -> Result<Pla
     if !is_same {
         changes.dirs.push(Found { path: RelPath::root(), old: RelPath::root(), stat, parent: 0 });
     }
-    Plan::make(view, &root, changes, &options.limit, options.walkers)
+    Plan::make(view, &root, changes, options)
 }

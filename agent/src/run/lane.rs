@@ -304,6 +304,7 @@ impl Thread {
             limit: settings.limit,
             engine,
             in_flight: settings.in_flight,
+            excludes: settings.excludes.clone(),
             walkers: std::thread::available_parallelism().map_or(2, |n| n.get().min(8)),
             full: false,
         }
@@ -474,7 +475,8 @@ fn say(lane: &LaneName, report: &CycleReport, is_safety: bool) {
     if report.published {
         let seconds = &report.seconds;
         tracing::info!(%lane, generation = %report.generation, cut = %report.cut, staged = report.staged,
-            bytes = report.bytes_sent, moved = report.moved, deleted = report.deleted,
+            bytes = report.bytes_sent, moved = report.moved,
+                deleted = if report.halted.is_some() { 0 } else { report.deleted },
             seconds = seconds.look + seconds.stage + seconds.seal + seconds.publish, "published");
         if is_safety {
             tracing::warn!(%lane, generation = %report.generation, "the safety walk found changes: some may have \

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use proto::{ExceptionClass, RelPath};
 
 use crate::capture::{Capture, Dirty, Gap, Resolved, Target, resolve};
+use crate::config::Excludes;
 use crate::cycle::{Cycle, CycleOptions, CycleReport, Progress, Scope, Watch};
 use crate::error::{Error, Result};
 use crate::lane::Lane;
@@ -92,6 +93,9 @@ impl Worker {
         let mut resolved = self.resolve(&mut taken);
         if let Some(resolved) = &mut resolved {
             retried.iter().chain(&self.withheld).for_each(|path| resolved.names.add_path(path));
+            if resolved.names.is_empty() {
+                return Ok(None);
+            }
         }
         match self.run(resolved.as_ref(), now) {
             Ok(report) => {
@@ -179,7 +183,7 @@ impl Worker {
         if taken.whole().is_some() {
             return None;
         }
-        match resolve(target, taken) {
+        match resolve(target, taken, &self.options.excludes) {
             Ok(resolved) => Some(resolved),
             Err(error) => {
                 tracing::warn!(%error, volume = %self.volume.given, "directories cannot be found by their handles; \
@@ -197,7 +201,9 @@ impl Worker {
         let mut options = self.options.clone();
         options.limit.already = self.deleted.iter().map(|(_, deleted)| deleted).sum();
         let mut since = match &self.watched {
-            Watched::Captured { capture, target } => Some(Since { capture, target }),
+            Watched::Captured { capture, target } => {
+                Some(Since { capture, target, excludes: &self.options.excludes })
+            }
             Watched::Walked => None,
         };
         let report = Cycle {
@@ -246,14 +252,24 @@ pub enum Retry {
 struct Since<'a> {
     capture: &'a Capture,
     target: &'a Target,
+    excludes: &'a Excludes,
 }
 
 impl Watch for Since<'_> {
     fn was_touched(&mut self) -> Result<bool> {
-        match self.capture.drain() {
-            Ok(()) => Ok(!self.target.peek(Dirty::is_empty)),
+        if self.capture.drain().is_err() {
             // Not known: called fuzzy. The next cycle meets the same error and says it.
-            Err(_) => Ok(true),
+            return Ok(true);
         }
+        // What is left out may be busy without end: it is no change of what is replicated.
+        let taken = self.target.take();
+        let is_nothing = taken.is_empty()
+            || (taken.whole().is_none()
+                && resolve(self.target, &taken, self.excludes)
+                    .is_ok_and(|resolved| resolved.names.is_empty()));
+        if !is_nothing {
+            self.target.put_back(taken);
+        }
+        Ok(!is_nothing)
     }
 }

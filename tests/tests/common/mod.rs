@@ -66,6 +66,7 @@ pub fn options() -> CycleOptions {
         limit: DeletionLimit { entries: 1_000_000, percent: 100, empty_volume: true, already: 0 },
         engine: transfer::Engine::Plain,
         in_flight: 4,
+        excludes: agent::config::Excludes::default(),
         walkers: 1,
         full: false,
     }

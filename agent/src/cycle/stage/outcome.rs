@@ -11,7 +11,7 @@ use transfer::{Copied, CopyError};
 use crate::cycle::acts::{ActError, Made, Opened};
 use crate::cycle::entries;
 use crate::cycle::links::Place;
-use crate::cycle::look::{Refusal, inode_key, refuse};
+use crate::cycle::look::{Policy, Refusal, inode_key};
 use crate::error::{Error, Result};
 
 use super::stager::Stager;
@@ -131,13 +131,14 @@ impl Stager<'_> {
         let id = self.next_tree;
         let ino = opened.listing.stat.ino;
         let mut children = Vec::new();
+        let policy = Policy { mount: self.mount, excludes: self.around.excludes };
         for (name, stat) in opened.listing.names {
             self.staged.fingerprint.add(ino, &name, &stat);
             let path = item.path.join(&name);
             if self.filled.contains(&path) {
                 continue;
             }
-            if let Some(refusal) = refuse(&path, &stat, self.mount) {
+            if let Some(refusal) = policy.refuse(&path, &stat) {
                 self.staged.exceptions.refuse(refusal);
                 continue;
             }

@@ -9,6 +9,7 @@ use sys::meta::MadeAs;
 use sys::{Dir, Stat};
 use transfer::Durability;
 
+use crate::config::Excludes;
 use crate::cycle::exceptions::Exceptions;
 use crate::cycle::links::Place;
 use crate::cycle::listing::Fingerprint;
@@ -160,4 +161,6 @@ pub struct Around<'a> {
     pub engine: transfer::Engine,
     pub options: transfer::Options,
     pub progress: &'a Progress,
+    /// What is left out.
+    pub excludes: &'a Excludes,
 }
