@@ -138,7 +138,7 @@ fn values_out_of_range_name_the_range() {
         ("fallback_interval = \"0s\"", "allowed is 1s to 1d"),
         ("delete_window = \"5min\"", "unknown unit \"min\"; units are ms, s, m, h, d"),
         ("max_delete = -1", "allowed is 0 to 1000000000"),
-        ("max_delete = 0xfffffffffffffffff", "more than can be counted"),
+        ("max_delete = 0xffffffffffffffffffffffffffffffffffff", "more than can be counted"),
         ("max_delete_percent = 101", "allowed is 0 to 100"),
         ("bandwidth = \"50MiB\"", "a rate is an amount in a second"),
         ("bandwidth = \"1B/s\"", "allowed is 64KiB/s to 100GiB/s"),
