@@ -299,7 +299,9 @@ fn patterns_mean_what_they_mean_to_git() {
             None => fs::write(root.path().join(path), "").unwrap(),
         }
     }
-    let input: String = paths.iter().map(|path| format!("{path}\0")).collect();
+    // Without the slash: git looks for itself what is a directory, and takes the slash for a part of the name.
+    let bare = |path: &String| path.trim_end_matches('/').to_owned();
+    let input: String = paths.iter().map(|path| bare(path) + "\0").collect();
     let name = select(vec![
         "a", "b", "c", "ab", "*", "?", "a*", "*c", "*.tmp", "[ab]", "[!a]*", "[a-b]?", "**", ".a", "a.c",
         "a?", "\\!a", "?a", "*a*",
@@ -323,7 +325,7 @@ fn patterns_mean_what_they_mean_to_git() {
                     path.strip_suffix('/').map_or((path.as_str(), false), |path| (path, true));
                 excludes.matches(&RelPath::new(path.as_bytes()).unwrap(), is_dir).is_some()
             })
-            .cloned()
+            .map(bare)
             .collect();
         let theirs = ignored_by_git(root.path(), &text, &input);
         compared.set(compared.get() + 1);
