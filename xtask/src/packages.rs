@@ -21,6 +21,7 @@ const WANTED: &[(&str, &str)] = &[
     ("attr", "setfattr"),
     ("docker.io", "dockerd"),
     ("fuse3", "fusermount3"),
+    ("git", "git"),
     ("procps", "ps"),
     ("util-linux", "nsenter"),
     ("mount", "losetup"),

@@ -88,9 +88,6 @@ impl std::str::FromStr for Pattern {
         if path.split('/').any(no_name) {
             return Err(PatternError::NoPath(text.to_owned()));
         }
-        if path.split('/').all(|name| name.bytes().all(|byte| byte == b'*')) && !only_below(path) {
-            return Err(PatternError::Everything(text.to_owned()));
-        }
         let glob = if anchored { path.to_owned() } else { format!("**/{path}") };
         let glob = GlobBuilder::new(&glob)
             .literal_separator(true)
@@ -98,13 +95,18 @@ impl std::str::FromStr for Pattern {
             .build()
             .map_err(|e| PatternError::Glob { text: text.to_owned(), why: e.kind().to_string() })?;
         let matcher = glob.compile_matcher();
+        if matches_everything(&matcher) {
+            return Err(PatternError::Everything(text.to_owned()));
+        }
         Ok(Self { text: text.to_owned(), only_dirs, glob, matcher })
     }
 }
 
-/// True for patterns of stars alone that leave the first level: `*/*`.
-fn only_below(path: &str) -> bool {
-    path.split('/').filter(|name| *name != "**").count() > 1
+/// True when every name at the top matches, as far as short ones of ASCII can tell.
+fn matches_everything(matcher: &GlobMatcher) -> bool {
+    let matches = |name: &[u8]| matcher.is_match_candidate(&Candidate::from_bytes(name));
+    let names = (b'!'..=b'~').filter(|byte| *byte != b'/');
+    names.into_iter().all(|byte| matches(&[byte]) && matches(&[byte, b'.', byte]))
 }
 
 impl Pattern {
@@ -249,11 +251,10 @@ mod tests {
             ("*/*", "a/b", true),
             ("*/*", "a", false),
             (".a", ".a", true),
-            ("*", ".", false),
+            ("[!x]*", "a", true),
+            ("[!x]*", "x", false),
+            ("?", "ab", false),
         ] {
-            if at == "." {
-                continue;
-            }
             let (name, is_dir) = at.strip_suffix('/').map_or((at, false), |name| (name, true));
             let found = excludes(&[pattern]);
             let expected = out.then_some(pattern);
@@ -266,7 +267,7 @@ mod tests {
         let found = excludes(&["a?b", "x*"]);
         assert_eq!(found.matches(&path(b"a\xffb"), false), Some("a?b"));
         assert_eq!(found.matches(&path(b"x\xff\n\xfe"), false), Some("x*"));
-        assert_eq!(excludes(&["?*"]).matches(&RelPath::root(), true), None);
+        assert_eq!(excludes(&["?"]).matches(&RelPath::root(), true), None);
         assert_eq!(Excludes::default().matches(&path("a"), true), None);
     }
 
@@ -286,7 +287,7 @@ mod tests {
         for text in ["", "/", "//", "a//b", "./a", "a/..", "a/./b", "//a", "a//", "a\0"] {
             assert!(matches!(refused(text), PatternError::NoPath(_)), "{text:?}");
         }
-        for text in ["*", "**", "/*", "/**", "*/", "**/*", "/**/**/", "***"] {
+        for text in ["*", "**", "/*", "/**", "*/", "**/*", "/**/**/", "***", "?*", "{*,a}"] {
             assert!(matches!(refused(text), PatternError::Everything(_)), "{text:?}");
         }
         for text in ["[a", "{a", "a}", "[z-a]", "a\\"] {

@@ -147,6 +147,11 @@ impl fmt::Display for LaneConfig {
 }
 
 impl Settings {
+    /// The operator's patterns: all but those of the preset, which come first.
+    pub fn own_patterns(&self) -> Vec<&str> {
+        self.excludes.patterns().skip(self.preset.patterns().len()).collect()
+    }
+
     /// Each setting by its key, as it would be typed; what is not set at all is left out.
     pub fn words(&self) -> Vec<(&'static str, String)> {
         let yes = |flag: bool| if flag { "true" } else { "false" }.to_owned();
@@ -155,7 +160,7 @@ impl Settings {
         let mut words = vec![
             ("start", yes(self.start)),
             ("preset", super::word(&super::keys::PRESET, self.preset)),
-            ("exclude", format!("{:?}", self.excludes)),
+            ("exclude", format!("{:?}", self.own_patterns())),
             ("quiet", time(self.quiet)),
             ("max_age", time(self.max_age)),
             (

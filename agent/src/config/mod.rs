@@ -1,8 +1,8 @@
 //! The configuration of the agent, `/etc/tidegate/tidegate.toml`.
 //!
-//! In reading order: [`keys`] tables every key, by the kinds of values in [`kinds`] and [`units`]; [`read`] turns a
-//! text into a [`Config`], [`cross`] holds its lanes against each other, and whatever is wrong becomes a
-//! [`problem`] with a place in the [`source`], all of them at once. `docs/configuration.md` is held to the table.
+//! In reading order: `keys` tables every key, by the kinds of values in `kinds` and `units`; `read` turns a
+//! text into a [`Config`], `cross` holds its lanes against each other, and whatever is wrong becomes a
+//! `problem` with a place in the `source`, all of them at once. `docs/configuration.md` is held to the table.
 
 mod cross;
 mod excludes;

@@ -87,7 +87,7 @@ impl Problems {
             problem.span = source.clamp(problem.span);
             problem.related.iter_mut().for_each(|related| related.span = source.clamp(related.span));
         }
-        self.list.sort_by(|a, b| (a.span, a.severity).cmp(&(b.span, b.severity)));
+        self.list.sort_by_key(|problem| (problem.span, problem.severity));
         Report { source, problems: self.list }
     }
 }
