@@ -17,7 +17,8 @@ pub enum Want {
     Durable,
 }
 
-/// Numbers that notes were given: from `first`, up to and without `next`.
+/// Where notes are numbered: from `first`, up to and without `next`, in order. Notes that the writer repeats at the
+/// beginning of a segment may lie between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numbers {
     /// The first.

@@ -164,13 +164,16 @@ impl Journal {
             ring,
         }));
         let (inbox, messages) = bounded(opening.limits.queue.max(1));
-        let place = (dir.to_owned(), opening.lane, opening.boot, opening.limits);
+        // A reader refuses segments that are larger than any writer makes them.
+        let segment_bytes = opening.limits.segment_bytes.min(SEGMENT_BYTES);
+        let limits = Limits { segment_bytes, ..opening.limits };
+        let place = (dir.to_owned(), opening.lane, opening.boot, limits);
         let mut writer = Writer::new(place, messages, shared.clone(), found, now);
         writer.start();
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || {
-                let io = make(ring);
+                let io = make(ring, &writer.shared);
                 writer.run(io);
             })
             .map_err(|source| JournalError::Thread { source })?;
@@ -240,11 +243,14 @@ fn wants_ring(calls: Calls) -> bool {
     }
 }
 
-fn make(ring: bool) -> Box<dyn JournalIo> {
+fn make(ring: bool, shared: &Shared) -> Box<dyn JournalIo> {
     if ring {
         match RingIo::new() {
             Ok(ring) => return Box::new(ring),
-            Err(reason) => warn!(%reason, "the journal is written with plain calls"),
+            Err(reason) => {
+                warn!(%reason, "the journal is written with plain calls");
+                shared.without_ring();
+            }
         }
     }
     Box::new(PlainIo::default())

@@ -66,6 +66,8 @@ struct Open {
     at: u64,
     pending: Vec<u8>,
     used: usize,
+    /// Length of the rest that was found to be no damage.
+    judged: usize,
 }
 
 impl Reader {
@@ -110,7 +112,7 @@ impl Reader {
                         continue;
                     }
                     if !self.has_successor()? {
-                        return Ok(Read::End);
+                        return Ok(self.judge_last().unwrap_or(Read::End));
                     }
                     // What came between the two looks is all that will ever come: writers go over for good.
                     if self.fill()? {
@@ -136,6 +138,22 @@ impl Reader {
         let damaged = !rest.is_empty() && open.verdict() != Some(Verdict::TornTail { at: at as usize });
         self.leave();
         damaged.then_some(Read::Damaged { segment, at })
+    }
+
+    /// What is not a record may be one in a moment; with sound ones behind it, it never will.
+    fn judge_last(&mut self) -> Option<Read> {
+        let open = self.segment.as_mut()?;
+        let rest = open.pending.len() - open.used;
+        if rest == open.judged {
+            return None;
+        }
+        open.judged = rest;
+        if !matches!(open.verdict(), Some(Verdict::Corrupt { .. } | Verdict::Newer { .. })) {
+            return None;
+        }
+        let damaged = Read::Damaged { segment: open.first, at: open.at + open.used as u64 };
+        self.leave();
+        Some(damaged)
     }
 
     /// Says that numbers are missing before the segment that was just opened.
@@ -175,7 +193,8 @@ impl Reader {
             let Some(first) = next else { return Ok(false) };
             match File::open(store::path(&self.dir, first)) {
                 Ok(file) => {
-                    let open = Open { first, lane: None, file, at: 0, pending: Vec::new(), used: 0 };
+                    let open =
+                        Open { first, lane: None, file, at: 0, pending: Vec::new(), used: 0, judged: 0 };
                     self.segment = Some(open);
                     return Ok(true);
                 }

@@ -187,6 +187,9 @@ fn segment(
         past.absorb(record, scan.at() - at);
         at = scan.at();
     }
+    if must_be_gap {
+        return Err(damage("notes before it are missing".to_owned()));
+    }
     let torn = match scan.verdict() {
         Some(Verdict::TornTail { at }) => Some(at as u64),
         Some(Verdict::Corrupt { at }) => return Err(damage(format!("damaged at byte {at}"))),
@@ -282,7 +285,9 @@ impl Past {
         match &record.note {
             Note::Published { upto, generation } => {
                 let published = Published { upto: *upto, generation: *generation };
-                self.published = Some((published, record.clone()));
+                if self.published.as_ref().is_none_or(|(before, _)| before.upto <= *upto) {
+                    self.published = Some((published, record.clone()));
+                }
                 self.forget(*upto);
             }
             Note::Writing { .. } => self.writing = Some(record.clone()),

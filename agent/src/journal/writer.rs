@@ -62,6 +62,11 @@ impl Shared {
         *self.lock()
     }
 
+    /// io_uring could not be set up after all.
+    pub(super) fn without_ring(&self) {
+        self.lock().ring = false;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Progress> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,7 +94,7 @@ struct State {
     published: Option<JournalRecord>,
     writing: Option<JournalRecord>,
     paused: Option<JournalRecord>,
-    /// The cursor, as far as it is to be removed behind.
+    /// The cursor: segments behind it are removed.
     passed: Option<Seq>,
     /// The newest time anybody told: for headers and gaps that nobody asked for.
     now: Time,
@@ -220,7 +225,10 @@ impl Writer {
             if self.state.current.is_none() {
                 break;
             }
-            self.put(JournalRecord { seq: self.state.next, at, note });
+            if let Err(errno) = self.put(JournalRecord { seq: self.state.next, at, note }) {
+                self.fail(errno);
+                break;
+            }
         }
         if self.state.current.is_none() {
             let _ = reply.try_send(Ack::Lost(self.errno()));
@@ -231,22 +239,16 @@ impl Writer {
     }
 
     /// Appends a record to the buffer. It was checked when it was taken; one that does not encode all the same becomes a gap.
-    fn put(&mut self, record: JournalRecord) {
+    fn put(&mut self, mut record: JournalRecord) -> Result<(), Errno> {
         let state = &mut self.state;
-        match put_record(&mut state.buffer, &record) {
-            Ok(()) => {
-                state.next = record.next().unwrap_or(state.next);
-                state.remember(&record);
-            }
-            Err(error) => {
-                error!(%error, "a note cannot be encoded; a gap takes its place");
-                let gap = Note::Gap(GapCause::UnknownRecord);
-                let gap = JournalRecord { seq: state.next, at: record.at, note: gap };
-                if put_record(&mut state.buffer, &gap).is_ok() {
-                    state.next = gap.next().unwrap_or(state.next);
-                }
-            }
+        if let Err(error) = put_record(&mut state.buffer, &record) {
+            error!(%error, "a note cannot be encoded; a gap takes its place");
+            record.note = Note::Gap(GapCause::UnknownRecord);
+            put_record(&mut state.buffer, &record).map_err(|_| Errno::OVERFLOW)?;
         }
+        state.next = record.next().ok_or(Errno::OVERFLOW)?;
+        state.remember(&record);
+        Ok(())
     }
 
     /// Writes the buffer and says so to whoever appended.
@@ -293,7 +295,7 @@ impl Writer {
         for reply in self.state.unsynced.drain(..) {
             let _ = reply.try_send(Ack::Durable);
         }
-        if let Some(passed) = self.state.passed.take() {
+        if let Some(passed) = self.state.passed {
             self.remove_behind(passed);
         }
     }
@@ -378,7 +380,14 @@ impl Writer {
         if let Some(current) = state.current.take() {
             // Best effort: a half-written note is also told by the gap at the beginning of the next segment.
             let _ = current.file.set_len(current.offset);
-            state.segments.push(Segment { first: current.first, next: state.next, bytes: current.offset });
+            // One without a note is replaced by the next, which has its number and so its name.
+            if current.first != state.next {
+                state.segments.push(Segment {
+                    first: current.first,
+                    next: state.next,
+                    bytes: current.offset,
+                });
+            }
         }
         // The numbers of the lost notes are not given again: some of them may have reached the disk.
         let mut progress = self.shared.lock();
@@ -436,10 +445,17 @@ impl Writer {
 
     fn end(self, reply: Option<Sender<Result<(), Errno>>>) {
         let result = if self.state.current.is_some() { Ok(()) } else { Err(self.errno()) };
-        self.shared.lock().health = Health::Closed;
+        drop(self);
         if let Some(reply) = reply {
             let _ = reply.try_send(result);
         }
+    }
+}
+
+impl Drop for Writer {
+    /// However the thread ends, those who look on see that nothing is written any more.
+    fn drop(&mut self) {
+        self.shared.lock().health = Health::Closed;
     }
 }
 
@@ -455,8 +471,11 @@ impl State {
     fn remember(&mut self, record: &JournalRecord) {
         match &record.note {
             Note::Published { upto, .. } => {
-                self.passed = self.passed.max(Some(*upto));
-                self.published = Some(record.clone());
+                // The cursor never goes back.
+                if self.passed.is_none_or(|passed| passed <= *upto) {
+                    self.passed = Some(*upto);
+                    self.published = Some(record.clone());
+                }
             }
             Note::Writing { .. } => self.writing = Some(record.clone()),
             Note::Paused => self.paused = Some(record.clone()),

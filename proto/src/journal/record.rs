@@ -238,6 +238,23 @@ impl JournalRecord {
     pub fn next(&self) -> Option<Seq> {
         self.seq.checked_add(self.note.numbers())
     }
+
+    /// Checks the bounds that a reader holds it to.
+    ///
+    /// # Errors
+    /// [`BadNote`].
+    pub fn check(&self) -> Result<(), BadNote> {
+        self.note.check()?;
+        self.next().ok_or(BadNote::Numbers)?;
+        match self.note {
+            Note::Cut { upto, .. } | Note::Sealed { upto, .. } | Note::Published { upto, .. }
+                if upto >= self.seq =>
+            {
+                Err(BadNote::Ahead { seq: self.seq, upto })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Why a note can be in no journal.
@@ -261,6 +278,14 @@ pub enum BadNote {
     /// Too long a reason.
     #[error("a reason of {0} bytes")]
     Reason(usize),
+    /// A cursor that is ahead of the note itself.
+    #[error("note {seq} cannot speak of all up to note {upto}")]
+    Ahead {
+        /// The note.
+        seq: Seq,
+        /// What it speaks of.
+        upto: Seq,
+    },
     /// All numbers are used.
     #[error("no number is left for it")]
     Numbers,
@@ -331,8 +356,7 @@ impl Note {
 /// # Errors
 /// [`BadNote`]: a reader would refuse it; `out` is unchanged.
 pub fn put_record(out: &mut Vec<u8>, record: &JournalRecord) -> Result<(), BadNote> {
-    record.note.check()?;
-    record.next().ok_or(BadNote::Numbers)?;
+    record.check()?;
     let body = codec::encode(record)?;
     frame::put(out, FrameKind::JournalRecord, &body);
     Ok(())
@@ -429,6 +453,9 @@ mod tests {
             assert!(put_record(&mut out, &record).is_err(), "{record:?}");
             assert_eq!(out, [9]);
         }
+        let note = Note::Published { upto: Seq(5), generation: Generation(1) };
+        let ahead = JournalRecord { seq: Seq(5), at: Time::default(), note };
+        assert_eq!(put_record(&mut Vec::new(), &ahead), Err(BadNote::Ahead { seq: Seq(5), upto: Seq(5) }));
         let last = JournalRecord { seq: Seq(u64::MAX), at: Time::default(), note: Note::Paused };
         assert_eq!(put_record(&mut Vec::new(), &last), Err(BadNote::Numbers));
     }
