@@ -142,7 +142,8 @@ proptest! {
         let (records, verdict) = scan(&segment.bytes).expect("header");
         prop_assert_eq!(&records, &segment.records);
         prop_assert_eq!(verdict, Verdict::Clean);
-        prop_assert_eq!(Scan::new(&segment.bytes).expect("header").header(), &segment.header);
+        let scan = Scan::new(&segment.bytes).expect("header");
+        prop_assert_eq!(scan.header(), &segment.header);
     }
 
     #[test]
