@@ -15,6 +15,8 @@ pub mod reader;
 mod replay;
 mod ring;
 mod store;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use appender::{AppendError, Appender, Lost, Numbers, Reached, Ticket, Want};
