@@ -201,7 +201,7 @@ proptest! {
         };
         for (order, bytes) in [
             order(&|o| o.swap(a, b)),
-            order(&|o| drop(o.remove(a))),
+            order(&|o| o.retain(|i| *i != a)),
             order(&|o| o.insert(a, b)),
         ] {
             let right = order.iter().enumerate().take_while(|(i, frame)| i == *frame).count();

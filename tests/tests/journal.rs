@@ -21,6 +21,7 @@ use agent::journal::{
 };
 use common::in_memory;
 use harness::gate::{Need, require};
+use proto::journal::segment::take_header;
 use proto::journal::{BootId, DirHandle, GapCause, Handle, Hint, Listed, OpenFile, Seq};
 use proto::{Generation, JournalRecord, LaneId, Note, Time};
 use sys::Errno;
@@ -230,9 +231,11 @@ fn a_byte_flipped_anywhere_is_a_gap_and_never_a_wrong_record() {
     let base = in_memory();
     let (dir, bad) = (base.path().join("journal"), base.path().join("bad"));
     let (journal, _) = open(&dir, &small());
-    say(&journal, 0..30);
+    say(&journal, 0..50);
     let segments = files(&dir);
-    assert!(segments.len() >= 3);
+    assert!(segments.len() >= 3, "{:?}", segments.keys());
+    let (first_name, first) = segments.first_key_value().unwrap();
+    let (_, header) = take_header(first).unwrap();
     let (last_name, last) = segments.last_key_value().unwrap();
     for (name, whole) in &segments {
         for at in 0..whole.len() {
@@ -244,11 +247,14 @@ fn a_byte_flipped_anywhere_is_a_gap_and_never_a_wrong_record() {
             if name == last_name && replay.gaps.is_empty() {
                 // Only in the last frame of all, which cannot be told from one that was never whole.
                 assert!(at >= last.len() - 30, "{name} at {at}: no gap");
-                assert_eq!(tokens(&replay.records), (0..29).collect::<Vec<_>>(), "{name} at {at}");
+                assert_eq!(tokens(&replay.records), (0..49).collect::<Vec<_>>(), "{name} at {at}");
                 close(again);
                 continue;
             }
-            assert_eq!(replay.gaps, [GapCause::DamagedJournal], "{name} at {at}");
+            // Without the first header nothing says that the host did not stop meanwhile.
+            let gaps = [GapCause::DamagedJournal, GapCause::UncleanStop];
+            let gaps = if name == first_name && at < header { &gaps[..] } else { &gaps[..1] };
+            assert_eq!(replay.gaps, gaps, "{name} at {at}");
             assert_eq!((replay.records.len(), &replay.writing), (0, &None), "{name} at {at}");
             // Killed now, the next start finds the gap in the journal, and the damaged segment set aside.
             drop(again);
@@ -256,7 +262,8 @@ fn a_byte_flipped_anywhere_is_a_gap_and_never_a_wrong_record() {
             assert_eq!(found.len(), 2, "{:?}", found.keys());
             assert_eq!(found[&format!("{name}.damaged")].len(), whole.len());
             let (again, replay) = open(&bad, &small());
-            assert_eq!(notes(&replay.records), [Note::Gap(GapCause::DamagedJournal)], "{name} at {at}");
+            let noted: Vec<Note> = gaps.iter().map(|cause| Note::Gap(*cause)).collect();
+            assert_eq!(notes(&replay.records), noted, "{name} at {at}");
             assert_eq!(replay.gaps, []);
             close(again);
         }
@@ -342,7 +349,8 @@ fn another_lanes_journal_is_a_gap() {
     close(journal);
     let other = Opening { lane: LaneId([8; 16]), ..opening() };
     let (journal, replay) = open(base.path(), &other);
-    assert_eq!((replay.gaps, replay.records.len()), (vec![GapCause::DamagedJournal], 0));
+    let gaps = vec![GapCause::DamagedJournal, GapCause::UncleanStop];
+    assert_eq!((replay.gaps, replay.records.len()), (gaps, 0));
     close(journal);
 }
 
@@ -366,7 +374,7 @@ fn what_is_published_is_forgotten_and_nothing_else() {
     let published = Note::Published { upto, generation: Generation(5) };
     appender.append(time(2), vec![published], Want::Durable).unwrap().durable().unwrap();
     let after = journal.progress();
-    assert!(before.segments > 10 && after.segments <= 3, "{before:?} {after:?}");
+    assert!(before.segments > 5 && after.segments <= 3, "{before:?} {after:?}");
     assert_eq!(files(&dir).len(), after.segments);
     copy(&dir, &killed);
     close(journal);
@@ -376,7 +384,7 @@ fn what_is_published_is_forgotten_and_nothing_else() {
     assert!(replay.paused);
     let held = replay.writing.expect("the list").files;
     assert!(matches!(&writing, Note::Writing { files, .. } if *files == held));
-    assert_eq!(tokens(&replay.records), []);
+    assert!(tokens(&replay.records).is_empty());
     let left: Vec<Hint> = (4..10).map(|n| Hint::Tree { dir: dir_handle(n) }).collect();
     let hints = replay.records.iter().find(|record| matches!(record.note, Note::Hints(_))).expect("the rest");
     assert_eq!((hints.seq, &hints.note), (Seq(upto.0 + 1), &Note::Hints(left)));

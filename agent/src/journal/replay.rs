@@ -122,7 +122,7 @@ pub(super) fn read(dir: &Path, expect: &Expect) -> Found {
                     }
                 }
             }
-            Err(damage) => return damaged(dir, expect, &listing, first, damage, past, seen),
+            Err(damage) => return damaged(dir, expect, &listing, damage, past, seen),
         }
     }
     if past.starts_late(segments.first().map_or(Seq(1), |s| s.first)) {
@@ -142,6 +142,8 @@ pub(super) fn read(dir: &Path, expect: &Expect) -> Found {
 
 /// What is wrong with a segment, and with all behind it.
 struct Damage {
+    /// The segment that is set aside for people to look at.
+    segment: Seq,
     cause: GapCause,
     what: String,
 }
@@ -160,10 +162,19 @@ fn segment(
     past: &mut Past,
     seen: &mut (Option<BootId>, Stop),
 ) -> Result<SegmentRead, Damage> {
-    let damage = |what: String| Damage { cause: GapCause::DamagedJournal, what };
+    let damage = |what: String| Damage { segment: first, cause: GapCause::DamagedJournal, what };
     let bytes = store::read(dir, first).map_err(|e| damage(format!("cannot be read: {e}")))?;
+    let missing = || match torn_before {
+        Some((segment, at)) => {
+            let what = format!("damaged at byte {at}, its end");
+            Damage { segment, cause: GapCause::DamagedJournal, what }
+        }
+        None => damage("notes before it are missing".to_owned()),
+    };
     let mut scan = Scan::new(&bytes).map_err(|e| match e {
-        proto::FrameError::Version(_) => Damage { cause: GapCause::UnknownRecord, what: e.to_string() },
+        proto::FrameError::Version(_) => {
+            Damage { segment: first, cause: GapCause::UnknownRecord, what: e.to_string() }
+        }
         other => damage(format!("header: {other}")),
     })?;
     if scan.header().lane != lane {
@@ -181,21 +192,26 @@ fn segment(
     let mut at = scan.at();
     while let Some(record) = scan.next() {
         if std::mem::take(&mut must_be_gap) && !matches!(record.note, Note::Gap(_)) {
-            return Err(damage("notes before it are missing".to_owned()));
+            return Err(missing());
         }
         *seen = (Some(boot), if record.note == Note::CleanStop { Stop::Clean } else { Stop::Unclean });
         past.absorb(record, scan.at() - at);
         at = scan.at();
     }
     if must_be_gap {
-        return Err(damage("notes before it are missing".to_owned()));
+        return Err(missing());
     }
     let torn = match scan.verdict() {
         Some(Verdict::TornTail { at }) => Some(at as u64),
-        Some(Verdict::Corrupt { at }) => return Err(damage(format!("damaged at byte {at}"))),
+        Some(Verdict::Corrupt { at }) => {
+            // It held notes, though none may have been read.
+            seen.0 = Some(boot);
+            return Err(damage(format!("damaged at byte {at}")));
+        }
         Some(Verdict::Newer { at }) => {
+            seen.0 = Some(boot);
             let what = format!("written by a newer program at byte {at}");
-            return Err(Damage { cause: GapCause::UnknownRecord, what });
+            return Err(Damage { segment: first, cause: GapCause::UnknownRecord, what });
         }
         Some(Verdict::Clean) | None => None,
     };
@@ -208,12 +224,11 @@ fn damaged(
     dir: &Path,
     expect: &Expect,
     listing: &Listing,
-    first: Seq,
     damage: Damage,
     past: Past,
     seen: (Option<BootId>, Stop),
 ) -> Found {
-    warn!(dir = %dir.display(), segment = first.0, why = damage.what, "journal is discarded; the volume will be compared");
+    warn!(dir = %dir.display(), segment = damage.segment.0, why = damage.what, "journal is discarded; the volume will be compared");
     let open = past.open_gaps();
     let paused = past.paused;
     // Behind the damage anything may follow, a clean stop or another boot: neither is known.
@@ -226,11 +241,11 @@ fn damaged(
         push(&mut found.replay.gaps, cause);
     }
     // No number is given twice, also of those that cannot be read: a note takes more than one byte.
-    let last = listing.segments.last().copied().unwrap_or(first);
+    let last = listing.segments.last().copied().unwrap_or(damage.segment);
     found.next = last.checked_add(SEGMENT_BYTES_MAX as u64).unwrap_or(Seq(1));
     found.discard = Discard {
-        aside: Some(first),
-        remove: listing.segments.iter().copied().filter(|other| *other != first).collect(),
+        aside: Some(damage.segment),
+        remove: listing.segments.iter().copied().filter(|other| *other != damage.segment).collect(),
     };
     found
 }
