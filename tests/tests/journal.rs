@@ -55,6 +55,14 @@ fn barrier(token: u64) -> Note {
     Note::Barrier { token }
 }
 
+/// Waits until the writer has ended its last round, with all that follows an acknowledgement.
+fn settle(journal: &Journal) -> Progress {
+    for _ in 0..2 {
+        journal.appender().append(time(0), vec![], Want::Durable).unwrap().durable().unwrap();
+    }
+    journal.progress()
+}
+
 /// Appends barriers and waits until they are durable.
 fn say(journal: &Journal, tokens: std::ops::Range<u64>) {
     for token in tokens {
@@ -288,6 +296,43 @@ fn a_missing_segment_is_a_gap() {
     close(journal);
 }
 
+/// A host may go back to an older program: the journal is a hint, so it need not stand still.
+#[test]
+fn a_journal_of_a_newer_program_is_a_gap() {
+    let base = in_memory();
+    let (dir, newer) = (base.path().join("journal"), base.path().join("newer"));
+    let (journal, _) = open(&dir, &opening());
+    say(&journal, 0..3);
+    copy(&dir, &newer);
+    close(journal);
+    let (name, mut bytes) = files(&newer).pop_first().unwrap();
+    let covered = [&[1, 0, 0, 0, 17, 2][..], &[0]].concat();
+    bytes.extend_from_slice(&covered[..4]);
+    bytes.extend_from_slice(&blake3::hash(&covered).as_bytes()[..8]);
+    bytes.extend_from_slice(&covered[4..]);
+    fs::write(newer.join(name), bytes).unwrap();
+    let (journal, replay) = open(&newer, &opening());
+    assert_eq!((replay.gaps, replay.records.len()), (vec![GapCause::UnknownRecord], 0));
+    close(journal);
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_is_a_gap() {
+    let base = in_memory();
+    let (journal, _) = open(base.path(), &small());
+    say(&journal, 0..40);
+    close(journal);
+    let names: Vec<String> = files(base.path()).into_keys().collect();
+    fs::remove_file(base.path().join(&names[1])).unwrap();
+    fs::create_dir(base.path().join(&names[1])).unwrap();
+    let (journal, replay) = open(base.path(), &small());
+    assert_eq!((replay.gaps, replay.records.len()), (vec![GapCause::DamagedJournal], 0));
+    close(journal);
+    let (journal, replay) = open(base.path(), &small());
+    assert_eq!((replay.gaps.len(), replay.stop), (0, Stop::Clean));
+    close(journal);
+}
+
 // ---- starts and stops ----
 
 #[test]
@@ -366,14 +411,14 @@ fn what_is_published_is_forgotten_and_nothing_else() {
     let writing = Note::Writing { files: vec![file], listed: Listed::All };
     appender.append(time(0), vec![writing.clone(), Note::Paused], Want::Durable).unwrap().durable().unwrap();
     say(&journal, 0..100);
-    let before = journal.progress();
+    let before = settle(&journal);
     let hints = Note::Hints((0..10).map(|n| Hint::Tree { dir: dir_handle(n) }).collect());
     let numbers = appender.append(time(1), vec![hints], Want::Durable).unwrap().durable().unwrap();
     // The cursor passes four of the ten.
     let upto = Seq(numbers.next.0 - 7);
     let published = Note::Published { upto, generation: Generation(5) };
     appender.append(time(2), vec![published], Want::Durable).unwrap().durable().unwrap();
-    let after = journal.progress();
+    let after = settle(&journal);
     assert!(before.segments > 5 && after.segments <= 3, "{before:?} {after:?}");
     assert_eq!(files(&dir).len(), after.segments);
     copy(&dir, &killed);
@@ -598,6 +643,9 @@ fn a_reader_follows_across_segments_while_they_are_written() {
     assert!(tokens(&found).into_iter().eq(0..COUNT));
     assert!(files(&dir).len() > before.len() + 10);
     assert!(describe(&found[0]).contains("barrier"), "{}", describe(&found[0]));
+    let json = serde_json::to_value(&found[7]).unwrap();
+    let expected = serde_json::json!({"seq": 8, "at": "7.000000000", "note": {"barrier": {"token": 7}}});
+    assert_eq!(json, expected);
 }
 
 #[test]
@@ -610,9 +658,10 @@ fn a_reader_says_what_it_missed_and_what_is_damaged() {
     let mut reader = Reader::open(&dir).unwrap();
     assert!(matches!(reader.read().unwrap(), Read::Record(record) if record.note == barrier(0)));
     say(&journal, 10..100);
-    let upto = Seq(journal.progress().next.0 - 3);
+    let upto = Seq(settle(&journal).next.0 - 3);
     let published = Note::Published { upto, generation: Generation(1) };
     journal.appender().append(time(1), vec![published], Want::Durable).unwrap().durable().unwrap();
+    settle(&journal);
     let mut all = Vec::new();
     loop {
         match reader.read().unwrap() {
@@ -695,7 +744,7 @@ fn a_million_hints() {
         }
         appender.append(time(0), vec![], Want::Durable).unwrap().durable().unwrap();
         let took = begun.elapsed();
-        let bytes = journal.progress().bytes;
+        let bytes = settle(&journal).bytes;
         println!(
             "a million hints, {}: {:.2} s, {:.0} hints per ms, {:.1} bytes each",
             if ring { "io_uring" } else { "plain calls" },

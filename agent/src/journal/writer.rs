@@ -367,6 +367,14 @@ impl Writer {
 
     /// Writes no more until a new segment can be begun. What nobody was told to be safe is lost, and becomes a gap.
     fn fail(&mut self, errno: Errno) {
+        // Before anybody is told: who hears of a loss and then asks for the health must not be told that all is well.
+        {
+            let mut progress = self.shared.lock();
+            if progress.health == Health::Writing {
+                warn!(dir = %self.dir.display(), %errno, "journal cannot be written; changes may be missed until it can");
+            }
+            progress.health = Health::Failing { errno };
+        }
         let state = &mut self.state;
         for reply in state.unsynced.drain(..).chain(state.group.drain(..).map(|(reply, _)| reply)) {
             let _ = reply.try_send(Ack::Lost(errno));
@@ -390,11 +398,6 @@ impl Writer {
             }
         }
         // The numbers of the lost notes are not given again: some of them may have reached the disk.
-        let mut progress = self.shared.lock();
-        if progress.health == Health::Writing {
-            warn!(dir = %self.dir.display(), %errno, "journal cannot be written; changes may be missed until it can");
-        }
-        progress.health = Health::Failing { errno };
     }
 
     fn retry(&mut self, io: &mut dyn JournalIo) {
