@@ -436,6 +436,31 @@ fn what_is_published_is_forgotten_and_nothing_else() {
     close(journal);
 }
 
+/// A restart repeats nothing, so the segment with the list has to stay until a later one repeats it.
+#[test]
+fn the_list_of_open_files_outlives_the_cursor() {
+    let base = in_memory();
+    let file = OpenFile { dir: dir_handle(1), name: b"log".to_vec() };
+    let writing = Note::Writing { files: vec![file.clone()], listed: Listed::All };
+    let (journal, _) = open(base.path(), &small());
+    journal.appender().append(time(0), vec![writing], Want::Written).unwrap().written().unwrap();
+    close(journal);
+    for more in [1, 100, 1] {
+        let (journal, replay) = open(base.path(), &small());
+        assert_eq!(replay.writing.expect("the list").files, std::slice::from_ref(&file));
+        say(&journal, 0..more);
+        let upto = Seq(settle(&journal).next.0 - 1);
+        let published = Note::Published { upto, generation: Generation(1) };
+        journal.appender().append(time(1), vec![published], Want::Durable).unwrap().durable().unwrap();
+        let segments = settle(&journal).segments;
+        assert!(segments <= 3, "{segments} segments");
+        close(journal);
+    }
+    let (journal, replay) = open(base.path(), &small());
+    assert_eq!((replay.writing.expect("the list").files, replay.gaps.len()), (vec![file], 0));
+    close(journal);
+}
+
 #[test]
 fn a_journal_that_is_full_is_dropped_and_says_so() {
     let base = in_memory();
