@@ -190,7 +190,10 @@ proptest! {
     #[test]
     fn frames_out_of_place_are_seen(segment in segment(), a in any::<Index>(), b in any::<Index>()) {
         let frames = segment.records.len();
-        prop_assume!(frames >= 2);
+        // Not assumed: proptest gives up after a thousand rejects, which a long run reaches.
+        if frames == 0 {
+            return Ok(());
+        }
         let frame = |i: usize| &segment.bytes[segment.starts[i]..segment.starts[i + 1]];
         let (a, b) = (a.index(frames), b.index(frames));
         let order = |change: &dyn Fn(&mut Vec<usize>)| {
