@@ -10,6 +10,7 @@ pub mod cycle;
 pub mod docker;
 pub mod error;
 pub mod index;
+pub mod journal;
 pub mod lane;
 pub mod ledger;
 pub mod peek;

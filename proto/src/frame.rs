@@ -27,6 +27,10 @@ pub enum FrameKind {
     Lane = 5,
     /// A file `epoch/<N>`.
     Epoch = 6,
+    /// Start of a segment of a journal.
+    JournalHeader = 16,
+    /// One record of a journal.
+    JournalRecord = 17,
 }
 
 /// Version written today, of every kind.

@@ -361,6 +361,8 @@ mod frame_kind {
             (FrameKind::Head, 4),
             (FrameKind::Lane, 5),
             (FrameKind::Epoch, 6),
+            (FrameKind::JournalHeader, 16),
+            (FrameKind::JournalRecord, 17),
         ];
         for (kind, number) in numbers {
             // No catch-all: a new kind fails to compile until it has its line above.
@@ -370,7 +372,9 @@ mod frame_kind {
                 | FrameKind::LogTrailer
                 | FrameKind::Head
                 | FrameKind::Lane
-                | FrameKind::Epoch => {}
+                | FrameKind::Epoch
+                | FrameKind::JournalHeader
+                | FrameKind::JournalRecord => {}
             }
             let mut bytes = Vec::new();
             frame::put(&mut bytes, kind, b"x");

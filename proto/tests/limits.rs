@@ -51,6 +51,20 @@ fn forged_lengths_allocate_nothing_beyond_the_limits() {
         let mut host = vec![0; 16 + 2];
         host.extend(&forged);
         assert!(decode::<LaneRecord>(&host).is_err());
+        // Of a record of a journal: hints, a name, a handle, open files, a reason; number and time before them.
+        for note in [
+            vec![1],
+            vec![0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+            vec![0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0],
+            vec![3],
+            vec![7, 0, 0],
+        ] {
+            let mut record = [&[1, 0, 0][..], &note].concat();
+            record.extend(&forged);
+            assert!(decode::<JournalRecord>(&record).is_err(), "length {length}");
+            record.resize(BODY_BYTES_MAX, 250);
+            let _ = decode::<JournalRecord>(&record);
+        }
     }
     let grown = status("VmPeak:").saturating_sub(start);
     assert!(grown < GROWTH_MAX, "decoding took {} MiB of address space", grown >> 20);

@@ -119,7 +119,8 @@ impl Host {
 
     fn lane_status(&self, lane: &str) -> serde_json::Value {
         let status = self.ask(&["status", &format!("team/{lane}"), "--json"]);
-        serde_json::from_str::<serde_json::Value>(&status.stdout).unwrap_or_else(|e| panic!("{e}: {status:?}"))["lanes"][0]
+        serde_json::from_str::<serde_json::Value>(&status.stdout)
+            .unwrap_or_else(|e| panic!("{e}: {status:?}"))["lanes"][0]
             .clone()
     }
 }
@@ -310,7 +311,10 @@ fn a_lane_without_its_mirror_waits_and_the_others_go_on() {
     host.ask(&["flush", "team/green"]).expect(0);
     assert_eq!(host.lane_status("blue")["phase"], "failing");
     host.ask(&["status", "--check"]).expect(1).says("WARN: team/blue").says("OK: team/green");
-    assert!(std::fs::read_dir(&store).unwrap().next().is_none(), "something was written into the bare directory");
+    assert!(
+        std::fs::read_dir(&store).unwrap().next().is_none(),
+        "something was written into the bare directory"
+    );
     run("mount", &["-o", "loop", &image, &place]);
     wait_until("the lane goes on", WAIT, || {
         let ran = host.ask(&["flush", "team/blue"]);
@@ -337,7 +341,8 @@ fn a_changed_configuration_is_read_at_a_signal() {
     };
     let lanes = |host: &Host| host.ask(&["status", "--json"]).json()["lanes"].as_array().unwrap().len();
     let until = |host: &Host, n: usize| {
-        wait_until("the lanes are as configured", WAIT, || Ok(Seen::when(lanes(host) == n, || host.log()))).unwrap();
+        wait_until("the lanes are as configured", WAIT, || Ok(Seen::when(lanes(host) == n, || host.log())))
+            .unwrap();
     };
     let one = both.split_at(both.rfind("[[lane]]").unwrap()).0.to_owned();
     hangup(&host, &one);
@@ -389,7 +394,11 @@ fn only_root_may_act_and_a_second_agent_is_refused() {
             .unwrap();
         String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned()
     };
-    assert!(as_user("nogroup", "status").contains("\"lane\":\"team/blue\""), "{}", as_user("nogroup", "status"));
+    assert!(
+        as_user("nogroup", "status").contains("\"lane\":\"team/blue\""),
+        "{}",
+        as_user("nogroup", "status")
+    );
     assert!(as_user("nogroup", "flush").contains("only root may do that"));
     assert!(as_user("12345", "status").contains("PermissionError"), "{}", as_user("12345", "status"));
 }
@@ -418,7 +427,11 @@ fn writes_of_a_container_are_captured() {
     host.flush();
     let report = compare(&volume, &host.mirror("blue"), &Options::default()).unwrap();
     assert!(report.is_same(), "{report}\n{}", host.log());
-    assert!(captured, "the file system of the engine's data cannot be captured: {}", host.lane_status("blue"));
+    assert!(
+        captured,
+        "the file system of the engine's data cannot be captured: {}",
+        host.lane_status("blue")
+    );
     host.stop();
     engine.stop().unwrap();
     let _ = program();
