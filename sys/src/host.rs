@@ -44,3 +44,15 @@ pub fn wait_readable(fd: impl std::os::fd::AsFd, limit: std::time::Duration) -> 
     let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
     poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)).is_ok_and(|n| n > 0)
 }
+
+/// Identity of this start of the kernel; zeros where it cannot be read, which no other start has either.
+pub fn boot_id() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let mut id = [0; 16];
+    for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
+        let nibble = |digit: u8| (digit as char).to_digit(16).unwrap_or(0) as u8;
+        *byte = nibble(pair[0]) << 4 | nibble(pair[1]);
+    }
+    id
+}

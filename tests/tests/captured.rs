@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent::capture::Capture;
+use agent::capture::{Begin, Capture};
 use agent::lane::{Lane, Ownership};
 use agent::run::{Retry, Watched, Worker};
 use agent::state::StateDir;
@@ -23,7 +23,7 @@ fn worker(site: &Site, capture: &Arc<Capture>) -> agent::Result<Worker> {
     let volume = Volume::pin("volume", &site.volume)?;
     let state = StateDir::at(&site.state)?;
     let (lane, tenure) = Lane::open_writer(&state, &site.mirror, Ownership::Ours)?;
-    let target = capture.watch(volume.root.clone()).expect("ext4 is captured");
+    let target = capture.watch(volume.root.clone(), Begin::unknown(None)).expect("ext4 is captured");
     let watched = Watched::Captured { capture: capture.clone(), target };
     Worker::new(lane, tenure, volume, site.options.clone(), watched, Duration::from_secs(600))
 }

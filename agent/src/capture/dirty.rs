@@ -29,6 +29,8 @@ pub enum Gap {
     Asked,
     /// Nothing is captured here: it is looked at on an interval.
     NoCapture,
+    /// The journal of the run before does not tell all that happened since.
+    Journal,
 }
 
 impl std::fmt::Display for Gap {
@@ -42,6 +44,7 @@ impl std::fmt::Display for Gap {
             Self::Safety => "the time of the safety walk has come",
             Self::Asked => "it was asked for",
             Self::NoCapture => "changes cannot be captured here",
+            Self::Journal => "the journal does not tell all that happened before the agent began",
         })
     }
 }
@@ -60,11 +63,11 @@ pub struct Dirty {
 }
 
 impl Dirty {
-    /// Takes in a name of a directory; `.` is the directory itself.
-    pub fn name(&mut self, dir: &[u8], name: &[u8], object: Option<&[u8]>, now: Instant) {
+    /// Takes in a name of a directory; `.` is the directory itself. True when that was not known yet.
+    pub fn name(&mut self, dir: &[u8], name: &[u8], object: Option<&[u8]>, now: Instant) -> bool {
         self.touched(now);
         if self.gap.is_some() {
-            return;
+            return false;
         }
         let names = match self.dirs.get_mut(dir) {
             Some(names) => names,
@@ -72,9 +75,11 @@ impl Dirty {
         };
         match names.get_mut(name) {
             Some(known) => {
-                if let (Some(object), true) = (object, known.as_deref() != object) {
+                let is_news = object.is_some() && known.as_deref() != object;
+                if let (Some(object), true) = (object, is_news) {
                     *known = Some(object.into());
                 }
+                is_news
             }
             None => {
                 names.insert(name.into(), object.map(Key::from));
@@ -82,16 +87,19 @@ impl Dirty {
                 if self.names > NAMES_MAX {
                     self.gap(Gap::TooMany, now);
                 }
+                true
             }
         }
     }
 
-    /// Takes in an object whose names only the index knows.
-    pub fn object(&mut self, key: &[u8], now: Instant) {
+    /// Takes in an object whose names only the index knows. True when it was not known yet.
+    pub fn object(&mut self, key: &[u8], now: Instant) -> bool {
         self.touched(now);
-        if self.gap.is_none() && !self.objects.contains(key) {
+        let is_news = self.gap.is_none() && !self.objects.contains(key);
+        if is_news {
             self.objects.insert(key.into());
         }
+        is_news
     }
 
     /// From now on nothing less than all of the volume will do. The first cause is kept.

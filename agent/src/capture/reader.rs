@@ -9,7 +9,11 @@ use std::time::{Duration, Instant};
 use sys::fanotify::{Event, Events, Group, Mask, Place, Queue, handle};
 use sys::{Dir, Errno, SysError};
 
+use proto::{Hint, Note};
+
 use super::dirty::{Dirty, Gap, Key};
+use super::notes;
+use crate::journal::{Appender, Ticket, Want};
 
 /// Waited behind the first event of a quiet time, so that the kernel can merge what belongs together: 100,000 small files are
 /// 100,000 events instead of 200,000, and the writer is slowed by 10 to 20 % instead of 50.
@@ -46,6 +50,8 @@ pub struct Target {
     root: Arc<Dir>,
     fsid: [u8; 8],
     state: Mutex<State>,
+    /// Where it is noted too, for the next run.
+    journal: Option<Appender>,
     /// Rung when something was touched.
     bell: crossbeam::channel::Sender<()>,
     heard: crossbeam::channel::Receiver<()>,
@@ -54,12 +60,31 @@ pub struct Target {
 #[derive(Default)]
 struct State {
     dirty: Dirty,
+    /// What was taken in since the journal was told.
+    notes: Vec<Hint>,
     /// Inodes of the volume that have names outside it too, or had: writes through those are events of other places.
     linked: HashSet<u64>,
 }
 
+/// With what a volume begins.
+pub struct Begin {
+    /// What is to be looked at first.
+    pub dirty: Dirty,
+    /// Where everything is noted.
+    pub journal: Option<Appender>,
+}
+
+impl Begin {
+    /// Nothing is known of what was before.
+    pub fn unknown(journal: Option<Appender>) -> Self {
+        let mut dirty = Dirty::default();
+        dirty.gap(Gap::Start, Instant::now());
+        Self { dirty, journal }
+    }
+}
+
 impl Target {
-    /// Takes out what is to be looked at.
+    /// Takes out what is to be looked at. What came after the last [`Capture::drain`] is not noted in the journal yet.
     pub fn take(&self) -> Dirty {
         self.lock().dirty.take()
     }
@@ -74,10 +99,29 @@ impl Target {
         self.lock().dirty.put_back(taken);
     }
 
+    /// Puts back a part of what was taken out, though the rest was done: the journal hears of it again.
+    pub fn put_back_part(&self, part: Dirty) {
+        if let Some(journal) = &self.journal {
+            notes::append(journal, notes::all(&part));
+        }
+        self.put_back(part);
+    }
+
     /// Asks for a look at all of the volume.
     pub fn gap(&self, gap: Gap) {
         self.lock().dirty.gap(gap, Instant::now());
+        if let Some(journal) = &self.journal {
+            let _ = journal.append(crate::cycle::now(), vec![notes::gap(gap)], Want::Written);
+        }
         self.ring();
+    }
+
+    /// Tells the journal what was taken in.
+    fn note(&self) {
+        let hints = std::mem::take(&mut self.lock().notes);
+        if let Some(journal) = &self.journal {
+            notes::append(journal, hints);
+        }
     }
 
     /// Says which inodes are linked.
@@ -115,6 +159,7 @@ pub struct Capture {
     /// One event in so many is dropped: only a test of the checker sets it.
     drop_every: AtomicU64,
     seen: AtomicU64,
+    adopted: bool,
     opened: Instant,
     /// When the reading thread came round last, in milliseconds since `opened`.
     beat: AtomicU64,
@@ -154,16 +199,17 @@ impl Capture {
             woken,
             drop_every: AtomicU64::new(0),
             seen: AtomicU64::new(0),
+            adopted: false,
             opened: Instant::now(),
             beat: AtomicU64::new(0),
         }))
     }
 
-    /// Watches the volume at `root`. What was touched before is not known: it begins with a gap.
+    /// Watches the volume at `root`, which begins with what `begin` says.
     ///
     /// # Errors
     /// [`Unavailable::FileSystem`].
-    pub fn watch(&self, root: Arc<Dir>) -> Result<Arc<Target>, Unavailable> {
+    pub fn watch(&self, root: Arc<Dir>, begin: Begin) -> Result<Arc<Target>, Unavailable> {
         let refused = |e: SysError| Unavailable::FileSystem(why_not(&e));
         let fsid = sys::handle::fsid(root.as_ref()).map_err(refused)?;
         // Handles have to lead back, or events would speak of places that cannot be found.
@@ -174,9 +220,9 @@ impl Capture {
         })?;
         self.group.mark(root.as_ref()).map_err(refused)?;
         let (bell, heard) = crossbeam::channel::bounded(1);
-        let mut state = State::default();
-        state.dirty.gap(Gap::Start, Instant::now());
-        let target = Arc::new(Target { root, fsid, state: Mutex::new(state), bell, heard });
+        let Begin { dirty, journal } = begin;
+        let state = Mutex::new(State { dirty, ..State::default() });
+        let target = Arc::new(Target { root, fsid, state, journal, bell, heard });
         let mut inner = self.lock();
         inner.targets.push(target.clone());
         inner.sides.clear();
@@ -225,7 +271,28 @@ impl Capture {
     /// # Errors
     /// The kernel's errno; a lost event is a gap instead.
     pub fn drain(&self) -> Result<(), SysError> {
+        self.drain_locked(&mut self.lock())
+    }
+
+    /// As [`Capture::drain`], and takes out what `target` has then. The ticket is for a note in the journal behind all that
+    /// was taken and before all that comes; nothing when there is no journal, or nothing was taken.
+    ///
+    /// # Errors
+    /// As [`Capture::drain`].
+    pub fn take(&self, target: &Target) -> Result<(Dirty, Option<Ticket>), SysError> {
         let mut inner = self.lock();
+        self.drain_locked(&mut inner)?;
+        let taken = target.take();
+        let journal = target.journal.as_ref().filter(|_| !taken.is_empty());
+        let ticket = journal.and_then(|journal| {
+            let token = u64::from_le_bytes(sys::host::random());
+            journal.append(crate::cycle::now(), vec![Note::Barrier { token }], Want::Written).ok()
+        });
+        drop(inner);
+        Ok((taken, ticket))
+    }
+
+    fn drain_locked(&self, inner: &mut Inner) -> Result<(), SysError> {
         let wanted = self.group.queued()?;
         let mut taken = 0;
         while taken < wanted {
@@ -263,6 +330,11 @@ impl Capture {
         self.drop_every.store(every, Ordering::Relaxed);
     }
 
+    /// True when the group was held for us while no agent ran: whatever happened meanwhile is in its queue.
+    pub fn goes_on(&self) -> bool {
+        self.adopted
+    }
+
     /// The group, to be held by somebody who outlives this process.
     pub fn group(&self) -> &Group {
         &self.group
@@ -288,6 +360,7 @@ impl Inner {
             }
         }
         for (target, _) in self.targets.iter().zip(&touched).filter(|(_, touched)| **touched) {
+            target.note();
             target.ring();
         }
     }
@@ -310,7 +383,12 @@ impl Inner {
             *side = self.side(place);
             if let Some(Side::In(at)) = *side {
                 touched[at] = true;
-                self.targets[at].lock().dirty.name(place.key, place.name, content, now);
+                let mut state = self.targets[at].lock();
+                if state.dirty.name(place.key, place.name, content, now) && self.targets[at].journal.is_some()
+                {
+                    state.notes.push(notes::name(place.key, place.name));
+                    state.notes.extend(content.map(notes::object));
+                }
             }
         }
         if event.to.is_some() && event.mask.any(Mask::ONDIR) && sides[0] != sides[1] {
@@ -335,7 +413,9 @@ impl Inner {
             }
             let ino = *ino.get_or_insert_with(|| handle(object).ino());
             if ino.is_none_or(|ino| state.linked.contains(&ino)) {
-                state.dirty.object(object, now);
+                if state.dirty.object(object, now) && target.journal.is_some() {
+                    state.notes.push(notes::object(object));
+                }
                 touched[at] = true;
             }
         }

@@ -192,6 +192,11 @@ fn say(status: &AgentStatus, ui: &Ui) {
                 lane.lane
             ));
         }
+        if let Some(why) = &lane.journal {
+            ui.remark(format_args!(
+                "  JOURNAL: {why}; nothing is lost, but a restart will have to walk the volume"
+            ));
+        }
         if let Some(why) = &lane.error {
             let next = lane.next_try_seconds.map_or_else(String::new, |s| format!(" (next try in {s:.0} s)"));
             ui.remark(format_args!("  FAILING: {why}{next}"));

@@ -5,23 +5,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, after, bounded, never, select};
-use proto::{Generation, LaneName, Totals};
+use proto::journal::{BootId, GapCause};
+use proto::{Generation, LaneName, Note, Totals};
 
 use super::core::{Core, Effect, Input, Span, Timing};
 use super::status::{Phase, Snapshot};
 use super::worker::{Retry, Watched, Worker};
-use crate::capture::{Capture, Gap};
+use crate::capture::{Begin, Capture, Dirty, Gap, take_in};
 use crate::config::{EngineChoice, Every, LaneConfig};
 use crate::cycle::{CycleOptions, CycleReport, Progress};
 use crate::error::{Error, Result};
+use crate::journal::{Boot, Calls, Health, Journal, Limits, Opening, Past, Replay, Stop, Want};
 use crate::lane::{Lane, Ownership};
 use crate::state::StateDir;
+use crate::volume::Volume;
 
 /// Commands that may wait for a lane's thread.
 const COMMANDS_MAX: usize = 64;
 
 /// Time after which an idle lane proves that it is in sync still.
 const BARRIER: Duration = Duration::from_secs(3);
+
+/// How long the journal may take to be closed.
+const JOURNAL_LIMIT: Duration = Duration::from_secs(2);
 
 /// Asked of a lane.
 pub enum Command {
@@ -88,6 +94,7 @@ impl LaneHandle {
             totals: Totals::default(),
             halted: None,
             error: None,
+            journal: None,
             next_try: None,
             published: 0,
         }));
@@ -173,7 +180,8 @@ impl Thread {
         let mut core = self.open_until_it_works();
         while let Some(core) = &mut core {
             self.tell(core);
-            match self.wait(core.poll_timeout()) {
+            let journal = self.tend_journal();
+            match self.wait(core.poll_timeout().into_iter().chain(journal).min()) {
                 Woken::Stopped => break,
                 Woken::Asked(command) => self.asked(command, core),
                 Woken::Due => {}
@@ -195,8 +203,30 @@ impl Thread {
         {
             capture.forget(target);
         }
-        self.worker = None;
+        if let Some(journal) = self.worker.take().and_then(|worker| worker.journal) {
+            let end = Instant::now() + JOURNAL_LIMIT;
+            if let Err(error) = journal.close(crate::cycle::now(), end) {
+                tracing::warn!(lane = %self.config.name, %error, "the journal was not closed: the next start may walk");
+            }
+        }
         self.phase(Phase::Stopped);
+    }
+
+    /// Tries a journal again that could not be written; when that is to be done next.
+    fn tend_journal(&mut self) -> Option<Instant> {
+        let journal = self.worker.as_mut()?.journal.as_mut()?;
+        let health = journal.tick(Instant::now(), crate::cycle::now());
+        if let Health::Failing { errno } = health {
+            let text = format!("the journal cannot be written: {errno}");
+            let mut snapshot = lock(&self.snapshot);
+            if snapshot.journal.as_ref() != Some(&text) {
+                tracing::warn!(lane = %self.config.name, %errno, "the journal cannot be written: the next start will walk");
+            }
+            snapshot.journal = Some(text);
+            return journal.wake_at();
+        }
+        lock(&self.snapshot).journal = None;
+        None
     }
 
     /// Nothing when told to stop before.
@@ -252,8 +282,20 @@ impl Thread {
         let volume = crate::cli::open_volume(&self.config.volume.to_string())?;
         crate::cli::apart(&volume.path, &self.config.mirror)?;
         let (lane, tenure) = Lane::open_writer(&self.state, &self.config.mirror, Ownership::Ours)?;
+        let (journal, replay) = open_journal(&lane)?;
+        let dirty = self.begin(&lane, &volume, &replay);
+        if dirty.whole().is_some() {
+            // Noted before anything else: should this run die before it has looked, the next must look too.
+            let gap = Note::Gap(match (replay.boot, replay.stop) {
+                (Boot::Other, Stop::Unclean | Stop::Unknown) => GapCause::UncleanStop,
+                (Boot::Same, _) => GapCause::LostDescriptor,
+                _ => GapCause::AgentDown,
+            });
+            let _ = journal.appender().append(crate::cycle::now(), vec![gap], Want::Written);
+        }
+        let begin = Begin { dirty, journal: Some(journal.appender()) };
         let watched = match &self.capture {
-            Ok(capture) => match capture.watch(volume.root.clone()) {
+            Ok(capture) => match capture.watch(volume.root.clone(), begin) {
                 Ok(target) => Ok(Watched::Captured { capture: capture.clone(), target }),
                 Err(why) => Err(why.to_string()),
             },
@@ -281,7 +323,35 @@ impl Thread {
         let options = self.options(lane.ledger.root.pinned().kind().may_hang());
         let mut worker = Worker::new(lane, tenure, volume, options, watched, settings.delete_window)?;
         worker.progress = self.progress.clone();
+        worker.journal = Some(journal);
         Ok((worker, timing, not_captured))
+    }
+
+    /// What is to be looked at first: what the journal says, if that is all there is to know; else everything.
+    fn begin(&self, lane: &Lane, volume: &Volume, replay: &Replay) -> Dirty {
+        let now = Instant::now();
+        let mut dirty = Dirty::default();
+        let view = lane.index.view();
+        let knows_all = self.capture.as_ref().is_ok_and(|capture| capture.goes_on())
+            && replay.boot == Boot::Same
+            && replay.gaps.is_empty()
+            && replay.published.is_some()
+            && lane.head.as_ref().is_some_and(|head| head.halted.is_none())
+            && view.is_ok_and(|view| view.position().volume == volume.id());
+        if !knows_all {
+            dirty.gap(Gap::Start, now);
+            return dirty;
+        }
+        for record in &replay.records {
+            match &record.note {
+                Note::Hint(hint) => take_in(&mut dirty, hint, now),
+                Note::Hints(hints) => hints.iter().for_each(|hint| take_in(&mut dirty, hint, now)),
+                Note::Gap(_) => dirty.gap(Gap::Journal, now),
+                _ => {}
+            }
+        }
+        tracing::info!(lane = %self.config.name, names = dirty.len(), "goes on from its journal, without a walk");
+        dirty
     }
 
     fn options(&self, may_hang: bool) -> CycleOptions {
@@ -486,6 +556,19 @@ fn say(lane: &LaneName, report: &CycleReport, is_safety: bool) {
     if let Some(why) = &report.halted {
         tracing::warn!(%lane, %why, "deletions are halted; if they are meant: tidegate approve {lane}");
     }
+}
+
+/// Opens the journal of a lane, beside its index.
+fn open_journal(lane: &Lane) -> Result<(Journal, Replay)> {
+    let opening = Opening {
+        lane: lane.ledger.lane.id,
+        boot: BootId(sys::host::boot_id()),
+        past: if lane.head.is_some() { Past::Known } else { Past::New },
+        calls: Calls::Best,
+        limits: Limits::default(),
+    };
+    Journal::open(&lane.dir.file("journal"), &opening, crate::cycle::now())
+        .map_err(|e| Error::Agent(Chain(&e).to_string()))
 }
 
 fn set_phase(snapshot: &Mutex<Snapshot>, phase: Phase) {

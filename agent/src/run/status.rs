@@ -57,6 +57,8 @@ pub struct Snapshot {
     pub halted: Option<String>,
     /// Why the last try failed.
     pub error: Option<String>,
+    /// What is wrong with its journal.
+    pub journal: Option<String>,
     /// When the next one is.
     pub next_try: Option<Instant>,
     /// Generations published since the agent began.
@@ -120,6 +122,8 @@ pub struct LaneStatus {
     pub halted: Option<String>,
     /// Why the last try failed.
     pub error: Option<String>,
+    /// What is wrong with its journal: a restart will have to walk.
+    pub journal: Option<String>,
     /// Seconds until the next.
     pub next_try_seconds: Option<f64>,
     /// Generations published since the agent began.
@@ -152,6 +156,7 @@ impl Snapshot {
             left_out: self.totals.left_out,
             halted: self.halted.clone(),
             error: self.error.clone(),
+            journal: self.journal.clone(),
             next_try_seconds: self.next_try.map(|at| at.saturating_duration_since(now).as_secs_f64()),
             published: self.published,
         }

@@ -4,12 +4,13 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proto::{ExceptionClass, RelPath};
+use proto::{ExceptionClass, Generation, Note, RelPath};
 
 use crate::capture::{Capture, Dirty, Gap, Resolved, Target, resolve};
 use crate::config::Excludes;
 use crate::cycle::{Cycle, CycleOptions, CycleReport, Progress, Scope, Watch};
 use crate::error::{Error, Result};
+use crate::journal::{Journal, Ticket, Want};
 use crate::lane::Lane;
 use crate::ledger::Tenure;
 use crate::volume::Volume;
@@ -41,6 +42,8 @@ pub struct Worker {
     pub progress: Arc<Progress>,
     /// How it learns what was touched.
     pub watched: Watched,
+    /// Where that is noted for the next run.
+    pub journal: Option<Journal>,
     /// Time over which deletions are summed.
     pub delete_window: Duration,
     deleted: VecDeque<(Instant, u64)>,
@@ -70,6 +73,7 @@ impl Worker {
             options,
             progress: Arc::new(Progress::default()),
             watched,
+            journal: None,
             delete_window,
             deleted: VecDeque::new(),
             withheld: Vec::new(),
@@ -85,7 +89,7 @@ impl Worker {
     /// # Errors
     /// Those of [`Cycle::run`]; what was to be looked at is to be looked at still.
     pub fn cycle(&mut self, retry: Retry, now: Instant) -> Result<Option<CycleReport>> {
-        let mut taken = self.take()?;
+        let (mut taken, ticket) = self.take()?;
         let retried = if retry == Retry::Yes { self.quarantined()? } else { Vec::new() };
         if taken.is_empty() && retried.is_empty() && self.withheld.is_empty() {
             return Ok(None);
@@ -94,14 +98,18 @@ impl Worker {
         if let Some(resolved) = &mut resolved {
             retried.iter().chain(&self.withheld).for_each(|path| resolved.names.add_path(path));
             if resolved.names.is_empty() {
+                self.done(ticket, None);
                 return Ok(None);
             }
         }
         match self.run(resolved.as_ref(), now) {
             Ok(report) => {
-                if let (Some(resolved), false) = (resolved, report.astray.is_empty()) {
-                    self.put_back(resolved.part(taken, &report.astray));
+                if let (Some(resolved), false) = (resolved, report.astray.is_empty())
+                    && let Watched::Captured { target, .. } = &self.watched
+                {
+                    target.put_back_part(resolved.part(taken, &report.astray));
                 }
+                self.done(ticket, Some(&report));
                 self.withheld.clone_from(&report.withheld);
                 if report.published {
                     self.tell_links()?;
@@ -150,18 +158,33 @@ impl Worker {
         self.lane.ledger.empty_trash(&self.tenure)
     }
 
-    fn take(&self) -> Result<Dirty> {
+    fn take(&self) -> Result<(Dirty, Option<Ticket>)> {
         match &self.watched {
-            Watched::Captured { capture, target } => {
-                capture.drain().map_err(|e| self.lost(&e))?;
-                Ok(target.take())
-            }
+            Watched::Captured { capture, target } => capture.take(target).map_err(|e| self.lost(&e)),
             Watched::Walked => {
                 let mut all = Dirty::default();
                 all.gap(Gap::NoCapture, Instant::now());
-                Ok(all)
+                Ok((all, None))
             }
         }
+    }
+
+    /// Tells the journal that everything before `ticket` is in the mirror or in the quarantine: a restart need not look at
+    /// it. While deletions are withheld it does: what is withheld is known to nobody but this process.
+    fn done(&self, ticket: Option<Ticket>, report: Option<&CycleReport>) {
+        let (Some(journal), Some(mut ticket)) = (&self.journal, ticket) else { return };
+        if report.is_some_and(|report| !report.withheld.is_empty()) {
+            return;
+        }
+        let Ok(numbers) = ticket.written() else { return };
+        let generation = self.lane.head.as_ref().map_or(Generation(0), |head| head.generation);
+        let mut notes = vec![Note::Published { upto: numbers.first, generation }];
+        if let Some(report) = report.filter(|report| report.published) {
+            notes.insert(0, Note::Cut { upto: numbers.first, cut: report.cut });
+            notes.insert(1, Note::Sealed { upto: numbers.first, generation });
+        }
+        // A journal that cannot be written says so itself, as a gap.
+        let _ = journal.appender().append(crate::cycle::now(), notes, Want::Written);
     }
 
     fn put_back(&self, taken: Dirty) {

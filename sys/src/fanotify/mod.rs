@@ -7,4 +7,4 @@ mod group;
 mod parse;
 
 pub use group::{Group, Marked, Queue};
-pub use parse::{Event, Events, Malformed, Mask, Place, handle};
+pub use parse::{Event, Events, Malformed, Mask, Place, handle, key};

@@ -113,6 +113,12 @@ pub fn handle(key: &[u8]) -> Handle {
     Handle { fsid, kind: i32::from_ne_bytes(kind), bytes: key.get(KEY_HEAD..).unwrap_or_default().into() }
 }
 
+/// The key that stands for `handle`: what an [`Event`] of it would have.
+pub fn key(handle: &Handle) -> Box<[u8]> {
+    let len = (handle.bytes.len() as u32).to_ne_bytes();
+    [&handle.fsid[..], &len, &handle.kind.to_ne_bytes(), &handle.bytes].concat().into()
+}
+
 impl Event<'_> {
     /// The inode it happened to.
     pub fn object(&self) -> Option<Handle> {
@@ -284,6 +290,7 @@ mod tests {
         assert_eq!((&to.fsid, to.kind, &*to.bytes), (b"fsid-8-b", 0x81, &b"dir2-long"[..]));
         // The length of a handle is not rounded up, only the record is.
         assert_eq!(&*rename.object().unwrap().bytes, b"obj!");
+        assert_eq!(&*key(&to), rename.to.unwrap().key);
         assert!(!rename.unknown);
         let overflow = events.next().unwrap().unwrap();
         assert!(overflow.mask.any(Mask::OVERFLOW) && overflow.at.is_none());
