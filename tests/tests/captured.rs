@@ -14,6 +14,7 @@ use agent::state::StateDir;
 use agent::volume::Volume;
 use common::Site;
 use common::loopfs::LoopFs;
+use harness::compare::{Options, compare};
 use harness::gate::{Need, require};
 use harness::ops::{Model, Op, Seed, Sequences};
 use sys::fanotify::Queue;
@@ -86,4 +87,37 @@ fn every_sequence_of_two_is_told() {
     let (visited, failures) = sequences(2, 1);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert_eq!(visited, 956);
+}
+
+/// A random life of a volume, brought over every now and then, with no walk.
+#[test]
+fn a_random_workload_is_told() {
+    if !require(&[Need::Root, Need::LoopDevices]) {
+        return;
+    }
+    let disk = LoopFs::ext4("2G");
+    let capture = Capture::open(Queue::Unlimited).unwrap();
+    for seed in 1..=30u64 {
+        let base = disk.path().join(format!("{seed}"));
+        std::fs::create_dir(&base).unwrap();
+        let site = Site::below(&base);
+        let mut workload = harness::ops::Workload::new(seed, &site.volume).unwrap();
+        let mut worker = worker(&site, &capture).unwrap();
+        for round in 0..12 {
+            for _ in 0..[3, 60, 17][round % 3] {
+                workload.step().unwrap();
+            }
+            let at = format!("seed {seed}, round {round}");
+            let report = worker.cycle(Retry::No, Instant::now());
+            let report = report.unwrap_or_else(|e| panic!("{at}: {}", common::crash::chain(&e)));
+            worker.empty_trash().unwrap();
+            worker.lane.index.view().unwrap().audit().unwrap_or_else(|e| panic!("{at}: audit: {e}"));
+            let same = compare(&site.volume, &site.mirror, &Options::default()).unwrap();
+            assert!(same.is_same(), "{at}: {same}\n{report:?}");
+        }
+        let Watched::Captured { target, .. } = &worker.watched else { unreachable!("made so") };
+        capture.forget(target);
+        drop(worker);
+        std::fs::remove_dir_all(&base).unwrap();
+    }
 }

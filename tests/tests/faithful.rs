@@ -97,3 +97,32 @@ fn a_random_workload_is_followed() {
         }
     }
 }
+
+/// Much changes between two syncs: directories renamed into new ones that are renamed, exchanged with each other, their
+/// content deleted on the way, names taken by others.
+///
+/// The story: with 15 changes between syncs nothing was ever wrong; with 60, every third volume ended with a sync that
+/// failed for good ("the log changes …, which generation … does not have", "Directory not empty") or a hard link that
+/// became a file of its own. Three faults of the search for renames: a directory that was found moved was looked into
+/// again in the next pass and its content moved once more; what a look had compared with the inode that has its name now
+/// was taken for moved as well; and a file that got more names since was moved alone.
+#[test]
+fn much_changes_between_two_syncs() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    for seed in 1..=60 {
+        let dir = common::in_memory();
+        let site = Site::below(dir.path());
+        let mut workload = harness::ops::Workload::new(seed, &site.volume).unwrap();
+        for round in 0..6 {
+            for _ in 0..60 {
+                workload.step().unwrap();
+            }
+            site.sync()
+                .unwrap_or_else(|e| panic!("seed {seed}, round {round}: {}", common::crash::chain(&e)));
+            let same = harness::compare::compare(&site.volume, &site.mirror, &Options::default()).unwrap();
+            assert!(same.is_same(), "seed {seed}, round {round}: {same}");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! The mirror is not touched. Names below a directory that is new are not looked at here: staging walks them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use proto::{ExceptionClass, RelPath, Time};
@@ -99,6 +99,9 @@ pub struct Changes {
     pub refused: Vec<Refusal>,
     /// Sum over everything seen.
     pub fingerprint: Fingerprint,
+    /// Where the index has names that are there still, as another inode of the same type: their rows are compared with that
+    /// one, and can be no rename's any more.
+    pub merged: HashSet<RelPath>,
     /// How many names were seen.
     pub names: u64,
     /// The volume holds nothing at all.
@@ -121,6 +124,7 @@ impl Changes {
             self.links.entry(key).or_default().extend(names);
         }
         self.refused.extend(other.refused);
+        self.merged.extend(other.merged);
         self.fingerprint.merge(other.fingerprint);
         self.names += other.names;
         self.is_empty_volume |= other.is_empty_volume;
@@ -139,6 +143,9 @@ pub struct Start {
     pub id: DirId,
 }
 
+/// Where the index has what was renamed to elsewhere: other things by the same names are new.
+pub type Claimed = HashSet<RelPath>;
+
 /// A directory to be compared.
 pub(super) struct Task {
     pub(super) parent: Arc<Dir>,
@@ -155,13 +162,19 @@ pub(super) struct Task {
 ///
 /// # Errors
 /// [`Error::Index`]; what goes wrong in the volume becomes a refusal of the path.
-pub fn look(view: &View, start: Start, excludes: &Excludes, threads: usize) -> Result<Changes> {
+pub fn look(
+    view: &View,
+    start: Start,
+    claimed: &Claimed,
+    excludes: &Excludes,
+    threads: usize,
+) -> Result<Changes> {
     let Start { dir, path, old, id } = start;
     let stat = dir.stat_self().map_err(|e| Error::Volume { path: path.to_string(), why: e.to_string() })?;
     let (ino, mount) = (stat.ino, (stat.mount, stat.dev));
     let first = Task { parent: dir, name: None, ino, path, old, id };
     let policy = Policy { mount, excludes };
-    let worker = || Looker::new(view, policy);
+    let worker = || Looker::new(view, claimed, policy);
     let lookers = crew(first, threads, worker, |looker, task, deeper| looker.directory(task, deeper))?;
     let mut changes = Changes::default();
     lookers.into_iter().for_each(|looker| changes.merge(looker.changes));
@@ -171,6 +184,7 @@ pub fn look(view: &View, start: Start, excludes: &Excludes, threads: usize) -> R
 /// Compares names with rows and keeps what it found.
 pub(super) struct Looker<'a> {
     view: &'a View,
+    claimed: &'a Claimed,
     policy: Policy<'a>,
     pub(super) changes: Changes,
     buffer: WalkBuffer,
@@ -178,8 +192,8 @@ pub(super) struct Looker<'a> {
 
 impl<'a> Looker<'a> {
     /// One that has seen nothing yet.
-    pub(super) fn new(view: &'a View, policy: Policy<'a>) -> Self {
-        Self { view, policy, changes: Changes::default(), buffer: WalkBuffer::default() }
+    pub(super) fn new(view: &'a View, claimed: &'a Claimed, policy: Policy<'a>) -> Self {
+        Self { view, claimed, policy, changes: Changes::default(), buffer: WalkBuffer::default() }
     }
 
     fn directory(&mut self, task: Task, deeper: &mut Vec<Task>) -> Result<()> {
@@ -257,6 +271,10 @@ impl<'a> Looker<'a> {
             }
             self.changes.refused.push(refusal);
             return Ok(());
+        }
+        let row = row.filter(|_| !self.claimed.contains(&old));
+        if row.is_some_and(|facts| facts.kind == stat.kind && !facts.is_inode(&stat)) {
+            self.changes.merged.insert(old.clone());
         }
         let found = Found { path, old, stat, parent: task.ino };
         let Some(facts) = row else {

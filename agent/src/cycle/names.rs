@@ -11,7 +11,10 @@ use std::sync::Arc;
 use proto::RelPath;
 use sys::{Dir, Errno, FileKind, Stat};
 
-use super::look::{self, Changes, Found, Looker, Missing, Policy, Start, Task, unreadable};
+use super::look::{
+    self, Changes, Claimed, Found, LinkName, Looker, Missing, Policy, Start, Task, inode_key, unreadable,
+};
+use super::plan::Plan;
 use super::run::CycleOptions;
 use crate::config::Excludes;
 use crate::error::Result;
@@ -123,9 +126,14 @@ pub fn look_at(
         Ok(stat) => stat,
         Err(e) => return Err(crate::Error::Volume { path: volume.given.clone(), why: e.to_string() }),
     };
+    let none = Claimed::new();
     let mut pass = Pass {
         view,
-        looker: Looker::new(view, Policy { mount: (stat.mount, stat.dev), excludes: &options.excludes }),
+        looker: Looker::new(
+            view,
+            &none,
+            Policy { mount: (stat.mount, stat.dev), excludes: &options.excludes },
+        ),
         held: HashMap::from([(RelPath::root(), Held::Open(Arc::new(Open { dir: root, stat, id: ROOT })))]),
         todo: names.dirs.clone(),
         inodes: HashSet::new(),
@@ -141,10 +149,74 @@ pub fn look_at(
     let Pass { looker, covered, walks, .. } = pass;
     let mut changes = looker.changes;
     for start in walks {
-        changes.merge(look::look(view, start, &options.excludes, options.walkers)?);
+        changes.merge(look::look(view, start, &none, &options.excludes, options.walkers)?);
     }
     changes.is_empty_volume = is_empty(&volume.root);
     Ok((changes, covered))
+}
+
+/// Adds to a plan the names that its hard links have elsewhere. A walk saw them all; a look at names saw only some, and
+/// none of those in directories that are staged or compared as a whole.
+///
+/// # Errors
+/// [`crate::Error::Index`].
+pub fn complete(view: &View, volume: &Volume, plan: &mut Plan) -> Result<()> {
+    let mut inodes = HashSet::new();
+    let mut known = HashSet::new();
+    for (key, names) in &plan.rest.links {
+        known.extend(names.iter().map(|name| name.found.old.clone()));
+        if names.iter().any(|name| name.quick != Some(Quick::Same)) {
+            inodes.insert(key.0);
+            inodes.extend(names.iter().filter_map(|name| name.row).map(|row| row.0));
+        }
+    }
+    for found in plan.new.iter().filter(|found| found.stat.kind == FileKind::Dir) {
+        if let Ok(dir) = volume.root.open_below(found.path.components()) {
+            linked_below(dir, &mut inodes);
+        }
+    }
+    for ino in inodes {
+        for path in view.names_of(ino)? {
+            if known.contains(&path) {
+                continue;
+            }
+            let Some((parent, name)) = path.split_last() else { continue };
+            // What was moved or deleted was found as that; what is another file by now was touched itself.
+            let Ok(dir) = volume.root.open_below(parent.components()) else { continue };
+            let (Ok(above), Ok(stat)) = (dir.stat_self(), dir.glance(name)) else { continue };
+            let row = view.dir_id(&parent)?.map(|id| view.facts(id, name)).transpose()?.flatten();
+            if let Some(facts) = row.filter(|facts| facts.is_inode(&stat) && stat.ino == ino) {
+                let found = Found { path: path.clone(), old: path.clone(), stat, parent: above.ino };
+                let link = LinkName {
+                    found,
+                    quick: Some(facts.compare(&stat)),
+                    row: Some((facts.ino, facts.btime)),
+                };
+                plan.rest.links.entry(inode_key(&stat)).or_default().push(link);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Inodes below `dir` that have several names.
+fn linked_below(dir: Dir, inodes: &mut HashSet<u64>) {
+    let mut buffer = sys::WalkBuffer::default();
+    let mut stack = vec![(Arc::new(dir), 0)];
+    while let Some((dir, depth)) = stack.pop() {
+        let mut names = Vec::new();
+        if dir.read(&mut buffer, |entry| names.push(entry.name.to_vec())).is_err() {
+            continue;
+        }
+        for name in names {
+            let Ok(stat) = dir.glance(&name) else { continue };
+            if stat.kind == FileKind::Dir && depth < look::DEPTH_MAX {
+                stack.extend(dir.open_dir(&name).ok().map(|deeper| (Arc::new(deeper), depth + 1)));
+            } else if stat.nlink > 1 {
+                inodes.insert(stat.ino);
+            }
+        }
+    }
 }
 
 /// A directory that the index has as this very inode.

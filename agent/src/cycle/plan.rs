@@ -58,7 +58,14 @@ impl Plan {
     /// # Errors
     /// [`crate::Error::Index`].
     pub fn make(view: &View, root: &Arc<Dir>, changes: Changes, options: &CycleOptions) -> Result<Self> {
-        let mut renames = Renames { view, root, options, known: HashMap::new(), claimed: HashSet::new() };
+        let mut renames = Renames {
+            view,
+            root,
+            options,
+            known: HashMap::new(),
+            claimed: HashSet::new(),
+            taken: HashSet::new(),
+        };
         let (mut changes, moves) = renames.find(changes)?;
         changes.missing.retain(|missing| !renames.claimed.contains(&missing.old));
         let mut deleted = 0;
@@ -196,6 +203,8 @@ struct Renames<'a> {
     /// Inodes that are gone from where the index has them.
     known: HashMap<InodeKey, (RelPath, RowFacts)>,
     claimed: HashSet<RelPath>,
+    /// The same by inode: what was found once is not looked into again.
+    taken: HashSet<InodeKey>,
 }
 
 impl Renames<'_> {
@@ -213,11 +222,11 @@ impl Renames<'_> {
             let mut found_now = Vec::new();
             let mut still_new = Vec::new();
             for found in std::mem::take(&mut changes.new) {
-                match self.claim(&found) {
+                match self.claim(&found, &changes.merged) {
                     Some(claim) => found_now.push(claim.of(found)),
                     None => {
                         if found.stat.kind == FileKind::Dir {
-                            self.inside(&found, &mut found_now);
+                            self.inside(&found, &changes.merged, &mut found_now);
                         }
                         still_new.push(found);
                     }
@@ -236,14 +245,20 @@ impl Renames<'_> {
                     old: this.old.clone(),
                     id: this.facts.dir_id,
                 };
-                changes.merge(look(self.view, start, &self.options.excludes, self.options.walkers)?);
+                changes.merge(look(
+                    self.view,
+                    start,
+                    &self.claimed,
+                    &self.options.excludes,
+                    self.options.walkers,
+                )?);
             }
             moves.append(&mut found_now);
         }
         Ok((changes, moves))
     }
 
-    fn claim(&mut self, found: &Found) -> Option<Claim> {
+    fn claim(&mut self, found: &Found, merged: &HashSet<RelPath>) -> Option<Claim> {
         let (old, facts) = self.known.get(&inode_key(&found.stat))?;
         let fits = facts.kind == found.stat.kind
             && match facts.kind {
@@ -253,10 +268,12 @@ impl Renames<'_> {
                         && facts.size >= MOVE_FILE_MIN
                         && facts.mtime == crate::index::time(found.stat.mtime)
                         && !facts.linked
+                        // With other names by now it is one of a group, which is staged together.
+                        && found.stat.nlink == 1
                 }
                 _ => false,
             };
-        if !fits || found.stat.btime.is_none() || self.claimed.contains(old) {
+        if !fits || found.stat.btime.is_none() || self.claimed.contains(old) || merged.contains(old) {
             return None;
         }
         let dir = if facts.kind == FileKind::Dir {
@@ -268,11 +285,12 @@ impl Renames<'_> {
             None
         };
         self.claimed.insert(old.clone());
+        self.taken.insert(inode_key(&found.stat));
         Some(Claim { old: old.clone(), facts: *facts, dir })
     }
 
     /// Looks below a new directory for things that came from elsewhere. Only inode numbers are read.
-    fn inside(&mut self, found: &Found, moves: &mut Vec<Move>) {
+    fn inside(&mut self, found: &Found, merged: &HashSet<RelPath>, moves: &mut Vec<Move>) {
         let numbers: HashSet<u64> = self.known.keys().map(|(ino, _)| *ino).collect();
         let mut stack = vec![found.path.clone()];
         let mut buffer = WalkBuffer::default();
@@ -296,9 +314,13 @@ impl Renames<'_> {
             }
             for name in candidates {
                 let Ok(stat) = dir.stat(&name) else { continue };
+                if self.taken.contains(&inode_key(&stat)) {
+                    // A rename found in an earlier pass: it was compared as a whole, with all that is below.
+                    continue;
+                }
                 let at = path.join(&name);
                 let inner = Found { old: at.clone(), path: at.clone(), stat, parent: parent.ino };
-                match self.claim(&inner) {
+                match self.claim(&inner, merged) {
                     Some(claim) => moves.push(claim.of(inner)),
                     None if stat.kind == FileKind::Dir => stack.push(at),
                     None => {}

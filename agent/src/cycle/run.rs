@@ -362,7 +362,8 @@ impl Cycle<'_> {
         match self.scope {
             Scope::Names(names) if !fresh && view.position().volume == self.volume.id() => {
                 let (changes, covered) = names::look_at(view, self.volume, names, self.options)?;
-                let plan = Plan::make(view, &self.volume.root, changes, self.options)?;
+                let mut plan = Plan::make(view, &self.volume.root, changes, self.options)?;
+                names::complete(view, self.volume, &mut plan)?;
                 Ok((plan, Some(covered)))
             }
             // What the index knows of inodes is of another volume, or there is nothing yet: all of it is looked at.
@@ -456,7 +457,8 @@ fn whole(volume: &Volume) -> Plan {
 
 fn make_plan(view: &View, volume: &Volume, options: &CycleOptions) -> Result<Plan> {
     let start = Start { dir: volume.root.clone(), path: RelPath::root(), old: RelPath::root(), id: ROOT };
-    let mut changes: Changes = look::look(view, start, &options.excludes, options.walkers)?;
+    let mut changes: Changes =
+        look::look(view, start, &look::Claimed::new(), &options.excludes, options.walkers)?;
     let root: Arc<Dir> = volume.root.clone();
     let stat =
         root.stat_self().map_err(|e| Error::Volume { path: volume.given.clone(), why: e.to_string() })?;
