@@ -95,7 +95,21 @@ impl Host {
     fn assert_equal(&self, at: &str) {
         for lane in &self.lanes {
             let report = compare(&self.volume(lane), &self.mirror(lane), &Options::default()).unwrap();
-            assert!(report.is_same(), "{at}: {lane}: {report}\n{}", self.log());
+            if !report.is_same() {
+                let name = report.to_string().split_once(": ").unwrap().0.trim().to_owned();
+                let why = self.ask(&["why", self.mirror(lane).to_str().unwrap(), &name]);
+                let ls = Command::new("find")
+                    .arg(self.volume(lane))
+                    .args(["-printf", "%i %n %P\n"])
+                    .output()
+                    .unwrap();
+                panic!(
+                    "{at}: {lane}: {report}\n{}\n{}\n{}",
+                    self.log(),
+                    why.stdout,
+                    String::from_utf8_lossy(&ls.stdout)
+                );
+            }
         }
     }
 

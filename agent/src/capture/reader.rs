@@ -134,7 +134,8 @@ impl Target {
         &self.heard
     }
 
-    pub(super) fn root(&self) -> &Dir {
+    /// Root of the volume.
+    pub fn root(&self) -> &Dir {
         &self.root
     }
 

@@ -46,13 +46,13 @@ pub fn entry(body: Body, stat: &Stat, xattrs: sys::Xattrs, changing: bool) -> En
 }
 
 /// Entry of a copied file.
-pub fn of_copied(copied: &transfer::Copied) -> Entry {
+pub fn of_copied(copied: &transfer::Copied, racy: bool) -> Entry {
     let body = Body::File(FileBody {
         size: copied.size,
         hash: copied.hash.root,
         blocks: copied.hash.blocks.clone(),
     });
-    entry(body, &copied.stat, copied.xattrs.kept.clone(), copied.stat_changed_during_copy)
+    entry(body, &copied.stat, copied.xattrs.kept.clone(), racy || copied.stat_changed_during_copy)
 }
 
 /// Entry of an open directory, with the names of attributes left out.

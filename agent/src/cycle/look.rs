@@ -67,6 +67,8 @@ pub struct LinkName {
     pub quick: Option<Quick>,
     /// The inode its row speaks of.
     pub row: Option<InodeKey>,
+    /// The row is not to be believed: the mirror may have a file of its own here, and no link.
+    pub racy: bool,
 }
 
 /// A path that is not replicated.
@@ -279,7 +281,7 @@ impl<'a> Looker<'a> {
         let found = Found { path, old, stat, parent: task.ino };
         let Some(facts) = row else {
             if stat.kind != FileKind::Dir && stat.nlink > 1 {
-                self.link(found, None, None);
+                self.link(found, None, None, false);
             } else {
                 self.changes.new.push(found);
             }
@@ -289,7 +291,7 @@ impl<'a> Looker<'a> {
         if quick == Quick::OtherType {
             self.changes.missing.push(Missing { old: found.old.clone(), facts });
             if stat.kind != FileKind::Dir && stat.nlink > 1 {
-                self.link(found, None, None);
+                self.link(found, None, None, false);
             } else {
                 self.changes.new.push(found);
             }
@@ -310,16 +312,16 @@ impl<'a> Looker<'a> {
             return Ok(());
         }
         if stat.kind != FileKind::Dir && stat.nlink > 1 {
-            self.link(found, Some(quick), Some((facts.ino, facts.btime)));
+            self.link(found, Some(quick), Some((facts.ino, facts.btime)), facts.racy);
         } else if quick != Quick::Same {
             self.changes.changed.push((found, quick));
         }
         Ok(())
     }
 
-    fn link(&mut self, found: Found, quick: Option<Quick>, row: Option<InodeKey>) {
+    fn link(&mut self, found: Found, quick: Option<Quick>, row: Option<InodeKey>, racy: bool) {
         let key = inode_key(&found.stat);
-        self.changes.links.entry(key).or_default().push(LinkName { found, quick, row });
+        self.changes.links.entry(key).or_default().push(LinkName { found, quick, row, racy });
     }
 
     fn missing(&mut self, task: &Task, name: &[u8], facts: &RowFacts) -> Result<()> {

@@ -21,6 +21,9 @@ use crate::error::Result;
 use crate::index::{DirId, Quick, ROOT, RowFacts, View};
 use crate::volume::Volume;
 
+/// No inode has this number.
+const NOBODY: u64 = u64::MAX;
+
 /// Names to be looked at, by directory.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
@@ -42,7 +45,11 @@ impl Names {
     /// empty name adds nothing else. `object` is the inode that the name stood for, as far as that matters.
     pub fn add(&mut self, dir: RelPath, ino: Option<u64>, name: &[u8], object: Option<u64>) {
         let here = self.dirs.entry(dir).or_default();
-        here.ino = here.ino.or(ino);
+        here.ino = match (here.ino, ino) {
+            // Two directories were at this path while they were asked where they are: neither is believed to be there.
+            (Some(one), Some(other)) if one != other => Some(NOBODY),
+            (known, said) => known.or(said),
+        };
         if !name.is_empty() {
             let old = here.names.insert(name.into(), object);
             self.count += usize::from(old.is_none());
@@ -191,6 +198,7 @@ pub fn complete(view: &View, volume: &Volume, plan: &mut Plan) -> Result<()> {
                     found,
                     quick: Some(facts.compare(&stat)),
                     row: Some((facts.ino, facts.btime)),
+                    racy: facts.racy,
                 };
                 plan.rest.links.entry(inode_key(&stat)).or_default().push(link);
             }

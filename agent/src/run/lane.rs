@@ -110,6 +110,8 @@ impl LaneHandle {
             commands: received,
             stopped,
             worker: None,
+            watched: None,
+            journal: None,
             flushes: Vec::new(),
             approvals: Vec::new(),
             paused: false,
@@ -161,7 +163,11 @@ struct Thread {
     progress: Arc<Progress>,
     commands: Receiver<Command>,
     stopped: Receiver<()>,
+    /// Nothing while volume or mirror are not open.
     worker: Option<Worker>,
+    /// How the volume is watched, from the first time it was open.
+    watched: Option<Watched>,
+    journal: Option<Journal>,
     flushes: Vec<(Instant, Sender<Flushed>)>,
     approvals: Vec<Sender<Flushed>>,
     /// Asked for before the lane was open.
@@ -198,12 +204,11 @@ impl Thread {
                 }
             }
         }
-        if let (Some(worker), Ok(capture)) = (&self.worker, &self.capture)
-            && let Watched::Captured { target, .. } = &worker.watched
-        {
+        if let Some(Watched::Captured { capture, target }) = &self.watched {
             capture.forget(target);
         }
-        if let Some(journal) = self.worker.take().and_then(|worker| worker.journal) {
+        self.worker = None;
+        if let Some(journal) = self.journal.take() {
             let end = Instant::now() + JOURNAL_LIMIT;
             if let Err(error) = journal.close(crate::cycle::now(), end) {
                 tracing::warn!(lane = %self.config.name, %error, "the journal was not closed: the next start may walk");
@@ -214,7 +219,7 @@ impl Thread {
 
     /// Tries a journal again that could not be written; when that is to be done next.
     fn tend_journal(&mut self) -> Option<Instant> {
-        let journal = self.worker.as_mut()?.journal.as_mut()?;
+        let journal = self.journal.as_mut()?;
         let health = journal.tick(Instant::now(), crate::cycle::now());
         if let Health::Failing { errno } = health {
             let text = format!("the journal cannot be written: {errno}");
@@ -235,20 +240,8 @@ impl Thread {
         loop {
             let begun = Instant::now();
             match self.open() {
-                Ok((worker, timing, not_captured)) => {
-                    let mut snapshot = lock(&self.snapshot);
-                    snapshot.not_captured = not_captured;
-                    snapshot.error = None;
-                    snapshot.next_try = None;
-                    if let Some(head) = &worker.lane.head {
-                        snapshot.generation = head.generation;
-                        snapshot.cut = Some(head.cut);
-                        snapshot.totals = head.totals;
-                        snapshot.halted.clone_from(&head.halted);
-                    }
-                    drop(snapshot);
-                    self.worker = Some(worker);
-                    let mut core = Core::new(timing, begun);
+                Ok(()) => {
+                    let mut core = Core::new(self.timing(), begun);
                     if self.paused {
                         core.handle(Input::Pause, begun);
                     }
@@ -277,23 +270,70 @@ impl Thread {
         }
     }
 
-    fn open(&self) -> Result<(Worker, Timing, Option<String>)> {
-        let settings = &self.config.settings;
+    /// Opens volume and mirror. What is captured already stays so, with all that waits to be looked at.
+    fn open(&mut self) -> Result<()> {
         let volume = crate::cli::open_volume(&self.config.volume.to_string())?;
         crate::cli::apart(&volume.path, &self.config.mirror)?;
         let (lane, tenure) = Lane::open_writer(&self.state, &self.config.mirror, Ownership::Ours)?;
-        let (journal, replay) = open_journal(&lane)?;
-        let dirty = self.begin(&lane, &volume, &replay);
-        if dirty.whole().is_some() {
-            // Noted before anything else: should this run die before it has looked, the next must look too.
-            let gap = Note::Gap(match (replay.boot, replay.stop) {
-                (Boot::Other, Stop::Unclean | Stop::Unknown) => GapCause::UncleanStop,
-                (Boot::Same, _) => GapCause::LostDescriptor,
-                _ => GapCause::AgentDown,
-            });
-            let _ = journal.appender().append(crate::cycle::now(), vec![gap], Want::Written);
+        let watched = self.watch(&lane, &volume)?;
+        let options = self.options(lane.ledger.root.pinned().kind().may_hang());
+        let window = self.config.settings.delete_window;
+        let mut worker = Worker::new(lane, tenure, volume, options, watched, window)?;
+        worker.progress = self.progress.clone();
+        worker.journal = self.journal.as_ref().map(Journal::appender);
+        let mut snapshot = lock(&self.snapshot);
+        snapshot.error = None;
+        snapshot.next_try = None;
+        if let Some(head) = &worker.lane.head {
+            snapshot.generation = head.generation;
+            snapshot.cut = Some(head.cut);
+            snapshot.totals = head.totals;
+            snapshot.halted.clone_from(&head.halted);
         }
-        let begin = Begin { dirty, journal: Some(journal.appender()) };
+        drop(snapshot);
+        self.worker = Some(worker);
+        Ok(())
+    }
+
+    /// How the volume is watched: as before, if it is the one that was watched.
+    fn watch(&mut self, lane: &Lane, volume: &Volume) -> Result<Watched> {
+        if let Some(Watched::Captured { capture, target }) = &self.watched {
+            let is_it = target.root().stat_self().is_ok_and(|stat| {
+                (stat.ino, stat.dev, stat.mount) == (volume.stat.ino, volume.stat.dev, volume.stat.mount)
+            });
+            if is_it {
+                if lane.head.as_ref().is_some_and(|head| head.halted.is_some()) {
+                    // What is withheld was known to the worker that is gone.
+                    target.gap(Gap::Journal);
+                }
+                return Ok(Watched::Captured { capture: capture.clone(), target: target.clone() });
+            }
+            capture.forget(target);
+            self.watched = None;
+        }
+        let (journal, dirty) = match self.journal.take() {
+            Some(journal) => (journal, None),
+            None => {
+                let (journal, replay) = open_journal(lane)?;
+                let dirty = self.begin(lane, volume, &replay);
+                if dirty.whole().is_some() {
+                    // Noted before anything else: should this run die before it has looked, the next must look too.
+                    let gap = Note::Gap(match (replay.boot, replay.stop) {
+                        (Boot::Other, Stop::Unclean | Stop::Unknown) => GapCause::UncleanStop,
+                        (Boot::Same, _) => GapCause::LostDescriptor,
+                        _ => GapCause::AgentDown,
+                    });
+                    let _ = journal.appender().append(crate::cycle::now(), vec![gap], Want::Written);
+                }
+                (journal, Some(dirty))
+            }
+        };
+        let appender = Some(journal.appender());
+        self.journal = Some(journal);
+        let begin = match dirty {
+            Some(dirty) => Begin { dirty, journal: appender },
+            None => Begin::unknown(appender),
+        };
         let watched = match &self.capture {
             Ok(capture) => match capture.watch(volume.root.clone(), begin) {
                 Ok(target) => Ok(Watched::Captured { capture: capture.clone(), target }),
@@ -301,8 +341,23 @@ impl Thread {
             },
             Err(why) => Err(why.clone()),
         };
-        let is_captured = watched.is_ok();
-        let timing = Timing {
+        let (watched, not_captured) = match watched {
+            Ok(watched) => (watched, None),
+            Err(why) => {
+                tracing::warn!(lane = %self.config.name, %why, "changes are not captured: the volume is walked every {:?}",
+                    self.config.settings.fallback_interval);
+                (Watched::Walked, Some(why))
+            }
+        };
+        lock(&self.snapshot).not_captured = not_captured;
+        self.watched = Some(watched.clone());
+        Ok(watched)
+    }
+
+    fn timing(&self) -> Timing {
+        let settings = &self.config.settings;
+        let is_captured = matches!(self.watched, Some(Watched::Captured { .. }));
+        Timing {
             quiet: settings.quiet,
             max_age: settings.max_age,
             safety: match settings.reconcile {
@@ -311,20 +366,7 @@ impl Thread {
             },
             walk: (!is_captured).then_some(settings.fallback_interval),
             barrier: BARRIER,
-        };
-        let (watched, not_captured) = match watched {
-            Ok(watched) => (watched, None),
-            Err(why) => {
-                tracing::warn!(lane = %self.config.name, %why, "changes are not captured: the volume is walked every {:?}",
-                    settings.fallback_interval);
-                (Watched::Walked, Some(why))
-            }
-        };
-        let options = self.options(lane.ledger.root.pinned().kind().may_hang());
-        let mut worker = Worker::new(lane, tenure, volume, options, watched, settings.delete_window)?;
-        worker.progress = self.progress.clone();
-        worker.journal = Some(journal);
-        Ok((worker, timing, not_captured))
+        }
     }
 
     /// What is to be looked at first: what the journal says, if that is all there is to know; else everything.
@@ -381,7 +423,7 @@ impl Thread {
     }
 
     fn wait(&self, due: Option<Instant>) -> Woken {
-        let bell = match self.worker.as_ref().map(|worker| &worker.watched) {
+        let bell = match &self.watched {
             Some(Watched::Captured { target, .. }) => target.bell().clone(),
             _ => never(),
         };
@@ -395,10 +437,7 @@ impl Thread {
     }
 
     fn touched(&self) -> Option<Span> {
-        let Some(Watched::Captured { target, .. }) = self.worker.as_ref().map(|worker| &worker.watched)
-        else {
-            return None;
-        };
+        let Some(Watched::Captured { target, .. }) = &self.watched else { return None };
         target.peek(|dirty| Some(Span { oldest: dirty.oldest()?, newest: dirty.newest()? }))
     }
 
@@ -428,6 +467,11 @@ impl Thread {
     fn execute(&mut self, effect: Effect, core: &Core) -> Input {
         let Effect::Cycle { retry, whole, approve } = effect;
         let as_of = Instant::now();
+        if self.worker.is_none()
+            && let Err(error) = self.open()
+        {
+            return self.cannot_go_on(&error, core);
+        }
         let Some(worker) = &mut self.worker else { return Input::Failed };
         if whole && let Watched::Captured { target, .. } = &worker.watched {
             target.gap(Gap::Safety);
@@ -461,19 +505,20 @@ impl Thread {
                 }
                 Input::Done { as_of, is_partial, is_quarantined }
             }
-            Err(error) => {
-                let next = Instant::now() + super::core::back_off(core.failures());
-                self.failed(&error, next);
-                let why = Chain(&error).to_string();
-                for (_, reply) in self.flushes.drain(..) {
-                    let _ = reply.send(Flushed::Failed(why.clone()));
-                }
-                for reply in self.approvals.drain(..) {
-                    let _ = reply.send(Flushed::Failed(why.clone()));
-                }
-                Input::Failed
-            }
+            Err(error) => self.cannot_go_on(&error, core),
         }
+    }
+
+    /// What failed is opened anew the next time: the mount, or the volume, may be another one by then.
+    fn cannot_go_on(&mut self, error: &Error, core: &Core) -> Input {
+        self.worker = None;
+        self.failed(error, Instant::now() + super::core::back_off(core.failures()));
+        let why = Chain(error).to_string();
+        let waiting = self.flushes.drain(..).map(|(_, reply)| reply).chain(self.approvals.drain(..));
+        for reply in waiting {
+            let _ = reply.send(Flushed::Failed(why.clone()));
+        }
+        Input::Failed
     }
 
     /// Answers those whose wish is fulfilled.
@@ -524,7 +569,7 @@ impl Thread {
     fn tell(&self, core: &Core) {
         let mut snapshot = lock(&self.snapshot);
         snapshot.as_of = core.as_of();
-        if let Some(Watched::Captured { target, .. }) = self.worker.as_ref().map(|worker| &worker.watched) {
+        if let Some(Watched::Captured { target, .. }) = &self.watched {
             (snapshot.waiting, snapshot.gap) =
                 target.peek(|dirty| (dirty.len(), dirty.whole().map(|gap| gap.to_string())));
         }

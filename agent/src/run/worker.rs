@@ -10,12 +10,13 @@ use crate::capture::{Capture, Dirty, Gap, Resolved, Target, resolve};
 use crate::config::Excludes;
 use crate::cycle::{Cycle, CycleOptions, CycleReport, Progress, Scope, Watch};
 use crate::error::{Error, Result};
-use crate::journal::{Journal, Ticket, Want};
+use crate::journal::{Appender, Ticket, Want};
 use crate::lane::Lane;
 use crate::ledger::Tenure;
 use crate::volume::Volume;
 
 /// How a lane learns what was touched.
+#[derive(Clone)]
 pub enum Watched {
     /// The kernel tells.
     Captured {
@@ -43,7 +44,7 @@ pub struct Worker {
     /// How it learns what was touched.
     pub watched: Watched,
     /// Where that is noted for the next run.
-    pub journal: Option<Journal>,
+    pub journal: Option<Appender>,
     /// Time over which deletions are summed.
     pub delete_window: Duration,
     deleted: VecDeque<(Instant, u64)>,
@@ -102,6 +103,7 @@ impl Worker {
                 return Ok(None);
             }
         }
+        tracing::debug!(volume = %self.volume.given, gap = ?taken.whole(), names = ?resolved.as_ref().map(|r| &r.names), "cycle");
         match self.run(resolved.as_ref(), now) {
             Ok(report) => {
                 if let (Some(resolved), false) = (resolved, report.astray.is_empty())
@@ -184,7 +186,7 @@ impl Worker {
             notes.insert(1, Note::Sealed { upto: numbers.first, generation });
         }
         // A journal that cannot be written says so itself, as a gap.
-        let _ = journal.appender().append(crate::cycle::now(), notes, Want::Written);
+        let _ = journal.append(crate::cycle::now(), notes, Want::Written);
     }
 
     fn put_back(&self, taken: Dirty) {

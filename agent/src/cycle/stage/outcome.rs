@@ -27,7 +27,7 @@ impl Stager<'_> {
             Ok(copied) => {
                 self.note(&item, &copied);
                 self.staged.bytes_sent += copied.bytes_sent;
-                let entry = entries::of_copied(&copied);
+                let entry = entries::of_copied(&copied, was_linked(&item, &copied.stat));
                 self.content_staged(item, entry);
             }
             Err(CopyError::Target(e)) => self.fail(format!("stage {}", item.path), e),
@@ -42,7 +42,7 @@ impl Stager<'_> {
             self.staged.fingerprint.subtract(item.parent, name, &item.stat);
             self.staged.fingerprint.add(item.parent, name, &copied.stat);
         }
-        self.staged.torn |= copied.stat_changed_during_copy;
+        self.staged.torn |= copied.stat_changed_during_copy || was_linked(item, &copied.stat);
         self.staged.acls_lost |= copied.acls == AclsKept::NotSupported;
         self.left_out(&item.path, &copied.xattrs.left_out);
         self.around.progress.bytes.fetch_add(copied.size, Ordering::Relaxed);
@@ -202,7 +202,9 @@ impl Stager<'_> {
                 }
                 self.left_out(&item.path, &xattrs.left_out);
                 self.staged.acls_lost |= acls == AclsKept::NotSupported;
-                let entry = entries::entry(body, &stat, xattrs.kept, false);
+                let racy = was_linked(&item, &stat);
+                self.staged.torn |= racy;
+                let entry = entries::entry(body, &stat, xattrs.kept, racy);
                 self.content_staged(item, entry);
             }
             Err(ActError::Target(e)) => self.fail(format!("stage {}", item.path), e),
@@ -225,10 +227,18 @@ impl Stager<'_> {
         let copied = match outcome {
             Ok(copied) => copied,
             Err(CopyError::Target(e)) => return self.fail(format!("read {}", item.path), e),
-            Err(CopyError::Replaced) => return self.vanished(&item),
-            Err(CopyError::Source(e)) => return self.source_failed(&item, &e),
+            Err(error) => {
+                if let Then::Move(old) = then {
+                    // It is gone from there, wherever it is now, and nobody will say so again.
+                    self.staged.deletes.push(old);
+                }
+                return match error {
+                    CopyError::Source(e) => self.source_failed(&item, &e),
+                    _ => self.vanished(&item),
+                };
+            }
         };
-        let entry = entries::of_copied(&copied);
+        let entry = entries::of_copied(&copied, was_linked(&item, &copied.stat));
         if !entry.same_in_mirror(&old) {
             if let Then::Move(old) = then {
                 self.staged.deletes.push(old);
@@ -274,7 +284,7 @@ impl Stager<'_> {
         };
         self.note(&item, &copied);
         self.around.progress.entries.fetch_add(1, Ordering::Relaxed);
-        let entry = entries::of_copied(&copied);
+        let entry = entries::of_copied(&copied, was_linked(&item, &copied.stat));
         let path = item.path;
         if entry.same_in_mirror(&old) {
             return self.staged.ops.push(Op::Facts { path, entry });
@@ -335,4 +345,11 @@ impl Stager<'_> {
             errno: 0,
         });
     }
+}
+
+/// True when a file got another name after it was looked at: that name may have been staged as a file of its own, and
+/// what the index says of both must not be believed the next time. (The story: a link that was made while a first copy
+/// ran stayed two files in the mirror for good, for both rows said the same inode, unchanged.)
+fn was_linked(item: &Item, now: &sys::Stat) -> bool {
+    item.stat.nlink == 1 && now.nlink > 1
 }

@@ -157,8 +157,10 @@ impl Stager<'_> {
             self.groups.pending(key);
             for name in names {
                 // Names of the leader's old inode are links of it in the mirror. They wait like the others: if the
-                // content turns out to differ, they are made anew.
-                if name.row.is_some()
+                // content turns out to differ, they are made anew. So are those of which that is not certain.
+                if !name.racy
+                    && !leader.racy
+                    && name.row.is_some()
                     && name.row == leader.row
                     && let Some(entry) = self.old_entry(&name.found.old)?
                 {
