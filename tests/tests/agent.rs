@@ -16,7 +16,7 @@ use harness::docker::Engine;
 use harness::gate::{Need, require};
 use harness::lab::{Seen, wait_until};
 use harness::ops::Workload;
-use harness::product::{Product, Ran, program};
+use harness::product::{Product, Ran};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -379,6 +379,19 @@ fn a_changed_configuration_is_read_at_a_signal() {
     host.assert_equal("reloaded");
 }
 
+/// A setting that nothing obeys yet is refused, not taken for granted.
+#[test]
+fn what_is_not_obeyed_yet_is_refused() {
+    if !require(&NEEDS) {
+        return;
+    }
+    for line in ["freeze = true", "bandwidth = \"1MiB/s\"", "iops = 100", "hooks = { pre = \"/bin/true\" }"] {
+        let host = Host::new(&["blue"], line);
+        let ran = host.ask(&["run", "--config", host.config().to_str().unwrap()]).expect(1);
+        ran.says("is known to this version and not obeyed yet");
+    }
+}
+
 #[test]
 fn only_root_may_act_and_a_second_agent_is_refused() {
     if !require(&NEEDS) {
@@ -447,5 +460,4 @@ fn writes_of_a_container_are_captured() {
     );
     host.stop();
     engine.stop().unwrap();
-    let _ = program();
 }
