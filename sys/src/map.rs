@@ -44,7 +44,9 @@ impl SharedMap {
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         self.check(offset, bytes.len());
         // SAFETY: the range lies in the mapping, as just checked, and `bytes` is no part of it: no reference into it exists.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.cast::<u8>().add(offset), bytes.len()) }
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.cast::<u8>().add(offset), bytes.len())
+        }
     }
 
     /// Loads into `bytes` what is at `offset`.
@@ -54,7 +56,9 @@ impl SharedMap {
     pub fn read(&self, offset: usize, bytes: &mut [u8]) {
         self.check(offset, bytes.len());
         // SAFETY: as in `write`.
-        unsafe { std::ptr::copy_nonoverlapping(self.at.cast::<u8>().add(offset), bytes.as_mut_ptr(), bytes.len()) }
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.at.cast::<u8>().add(offset), bytes.as_mut_ptr(), bytes.len())
+        }
     }
 
     fn check(&self, offset: usize, len: usize) {

@@ -109,12 +109,17 @@ impl Scanner {
     fn mappings(&mut self, at: &Dir, each: &mut dyn FnMut(Writable)) -> Result<(), SysError> {
         for _ in 0..LISTED_MAX {
             self.text.clear();
-            let maps = rfs::openat(at, "maps", rfs::OFlags::RDONLY | rfs::OFlags::CLOEXEC, rfs::Mode::empty())
-                .map_err(ctx("open", b"maps"))?;
+            let maps =
+                rfs::openat(at, "maps", rfs::OFlags::RDONLY | rfs::OFlags::CLOEXEC, rfs::Mode::empty())
+                    .map_err(ctx("open", b"maps"))?;
             match std::fs::File::from(maps).read_to_end(&mut self.text) {
                 Ok(_) => {}
                 Err(e) => {
-                    return Err(SysError::new("read", b"maps", Errno::from_io_error(&e).unwrap_or(Errno::IO)));
+                    return Err(SysError::new(
+                        "read",
+                        b"maps",
+                        Errno::from_io_error(&e).unwrap_or(Errno::IO),
+                    ));
                 }
             }
             let mut links = None;
@@ -276,7 +281,8 @@ mod tests {
         let at = tempfile::tempdir().unwrap();
         let path = |name: &str| at.path().join(name);
         let make = |name: &str| std::fs::File::create(path(name)).unwrap();
-        let id = |file: &std::fs::File| crate::file::stat(file, b"").map(|stat| (stat.dev, stat.ino)).unwrap();
+        let id =
+            |file: &std::fs::File| crate::file::stat(file, b"").map(|stat| (stat.dev, stat.ino)).unwrap();
         let (written, removed) = (make("written"), make("removed"));
         make("read");
         let read = std::fs::File::open(path("read")).unwrap();

@@ -4,12 +4,14 @@
 //! and whatever is in doubt is a [`Gap`]: then all of the volume is looked at, with the kernel's mark already in place.
 //!
 //! In reading order: [`dirty`] holds what is to be looked at, [`reader`] fills it from the kernel's queue, [`resolve`] turns
-//! handles into paths when a cycle begins.
+//! handles into paths when a cycle begins. [`open_files`] finds the files that can be written to without an event.
 
 mod dirty;
+mod open_files;
 mod reader;
 mod resolve;
 
 pub use dirty::{Dirty, Gap};
+pub use open_files::{NoScan, OpenFiles, Scan, WSet};
 pub use reader::{Capture, Target, Unavailable};
 pub use resolve::{Resolved, resolve};

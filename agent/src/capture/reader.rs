@@ -10,6 +10,7 @@ use sys::fanotify::{Event, Events, Group, Mask, Place, Queue, handle};
 use sys::{Dir, Errno, SysError};
 
 use super::dirty::{Dirty, Gap, Key};
+use super::open_files::OpenFiles;
 
 /// Waited behind the first event of a quiet time, so that the kernel can merge what belongs together: 100,000 small files are
 /// 100,000 events instead of 200,000, and the writer is slowed by 10 to 20 % instead of 50.
@@ -112,6 +113,7 @@ pub struct Capture {
     /// One event in so many is dropped: only a test of the checker sets it.
     drop_every: AtomicU64,
     seen: AtomicU64,
+    open_files: Arc<OpenFiles>,
 }
 
 struct Inner {
@@ -148,6 +150,7 @@ impl Capture {
             woken,
             drop_every: AtomicU64::new(0),
             seen: AtomicU64::new(0),
+            open_files: OpenFiles::start(),
         }))
     }
 
@@ -247,6 +250,11 @@ impl Capture {
     /// Loses one event in `every`, as a broken capture would: for the test that shows that losses are found.
     pub fn lose_one_in(&self, every: u64) {
         self.drop_every.store(every, Ordering::Relaxed);
+    }
+
+    /// Who has what open for writing, on all of the host.
+    pub fn open_files(&self) -> Arc<OpenFiles> {
+        self.open_files.clone()
     }
 
     /// The group, to be held by somebody who outlives this process.

@@ -2,7 +2,7 @@
 //!
 //! The mirror is not touched. Names below a directory that is new are not looked at here: staging walks them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use proto::{ExceptionClass, RelPath, Time};
@@ -147,16 +147,16 @@ pub(super) struct Task {
     pub(super) id: DirId,
 }
 
-/// Compares the tree at `start` with the index, on `threads` threads.
+/// Compares the tree at `start` with the index, on `threads` threads. The times of the inodes in `doubted` say nothing.
 ///
 /// # Errors
 /// [`Error::Index`]; what goes wrong in the volume becomes a refusal of the path.
-pub fn look(view: &View, start: Start, threads: usize) -> Result<Changes> {
+pub fn look(view: &View, doubted: &HashSet<u64>, start: Start, threads: usize) -> Result<Changes> {
     let Start { dir, path, old, id } = start;
     let stat = dir.stat_self().map_err(|e| Error::Volume { path: path.to_string(), why: e.to_string() })?;
     let (ino, mount) = (stat.ino, (stat.mount, stat.dev));
     let first = Task { parent: dir, name: None, ino, path, old, id };
-    let worker = || Looker::new(view, mount);
+    let worker = || Looker::new(view, doubted, mount);
     let lookers = crew(first, threads, worker, |looker, task, deeper| looker.directory(task, deeper))?;
     let mut changes = Changes::default();
     lookers.into_iter().for_each(|looker| changes.merge(looker.changes));
@@ -166,6 +166,7 @@ pub fn look(view: &View, start: Start, threads: usize) -> Result<Changes> {
 /// Compares names with rows and keeps what it found.
 pub(super) struct Looker<'a> {
     view: &'a View,
+    doubted: &'a HashSet<u64>,
     mount: (u64, (u32, u32)),
     pub(super) changes: Changes,
     buffer: WalkBuffer,
@@ -173,8 +174,8 @@ pub(super) struct Looker<'a> {
 
 impl<'a> Looker<'a> {
     /// One that has seen nothing yet, of a volume on this mount and device.
-    pub(super) fn new(view: &'a View, mount: (u64, (u32, u32))) -> Self {
-        Self { view, mount, changes: Changes::default(), buffer: WalkBuffer::default() }
+    pub(super) fn new(view: &'a View, doubted: &'a HashSet<u64>, mount: (u64, (u32, u32))) -> Self {
+        Self { view, doubted, mount, changes: Changes::default(), buffer: WalkBuffer::default() }
     }
 
     fn directory(&mut self, task: Task, deeper: &mut Vec<Task>) -> Result<()> {
@@ -262,7 +263,10 @@ impl<'a> Looker<'a> {
             }
             return Ok(());
         };
-        let quick = facts.compare(&stat);
+        let quick = match facts.compare(&stat) {
+            Quick::Same if stat.kind == FileKind::File && self.doubted.contains(&stat.ino) => Quick::Touched,
+            quick => quick,
+        };
         if quick == Quick::OtherType {
             self.changes.missing.push(Missing { old: found.old.clone(), facts });
             if stat.kind != FileKind::Dir && stat.nlink > 1 {

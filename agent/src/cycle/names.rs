@@ -94,11 +94,18 @@ impl Covered {
     }
 }
 
-/// Compares `names` with the index, on `threads` threads where whole directories turn out to be others.
+/// Compares `names` with the index, on `threads` threads where whole directories turn out to be others. The times of the
+/// inodes in `doubted` say nothing.
 ///
 /// # Errors
 /// [`crate::Error::Index`]; what goes wrong in the volume becomes a refusal of the path.
-pub fn look_at(view: &View, volume: &Volume, names: &Names, threads: usize) -> Result<(Changes, Covered)> {
+pub fn look_at(
+    view: &View,
+    volume: &Volume,
+    names: &Names,
+    doubted: &HashSet<u64>,
+    threads: usize,
+) -> Result<(Changes, Covered)> {
     let root = volume.root.clone();
     let stat = match root.stat_self() {
         Ok(stat) => stat,
@@ -106,7 +113,7 @@ pub fn look_at(view: &View, volume: &Volume, names: &Names, threads: usize) -> R
     };
     let mut pass = Pass {
         view,
-        looker: Looker::new(view, (stat.mount, stat.dev)),
+        looker: Looker::new(view, doubted, (stat.mount, stat.dev)),
         held: HashMap::from([(RelPath::root(), Held::Open(Arc::new(Open { dir: root, stat, id: ROOT })))]),
         todo: names.dirs.clone(),
         inodes: HashSet::new(),
@@ -122,7 +129,7 @@ pub fn look_at(view: &View, volume: &Volume, names: &Names, threads: usize) -> R
     let Pass { looker, covered, walks, .. } = pass;
     let mut changes = looker.changes;
     for start in walks {
-        changes.merge(look::look(view, start, threads)?);
+        changes.merge(look::look(view, doubted, start, threads)?);
     }
     changes.is_empty_volume = is_empty(&volume.root);
     Ok((changes, covered))

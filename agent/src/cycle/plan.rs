@@ -61,9 +61,11 @@ impl Plan {
         root: &Arc<Dir>,
         changes: Changes,
         limit: &DeletionLimit,
+        doubted: &HashSet<u64>,
         threads: usize,
     ) -> Result<Self> {
-        let mut renames = Renames { view, root, threads, known: HashMap::new(), claimed: HashSet::new() };
+        let mut renames =
+            Renames { view, root, doubted, threads, known: HashMap::new(), claimed: HashSet::new() };
         let (mut changes, moves) = renames.find(changes)?;
         changes.missing.retain(|missing| !renames.claimed.contains(&missing.old));
         let mut deleted = 0;
@@ -197,6 +199,7 @@ impl Claim {
 struct Renames<'a> {
     view: &'a View,
     root: &'a Arc<Dir>,
+    doubted: &'a HashSet<u64>,
     threads: usize,
     /// Inodes that are gone from where the index has them.
     known: HashMap<InodeKey, (RelPath, RowFacts)>,
@@ -241,7 +244,7 @@ impl Renames<'_> {
                     old: this.old.clone(),
                     id: this.facts.dir_id,
                 };
-                changes.merge(look(self.view, start, self.threads)?);
+                changes.merge(look(self.view, self.doubted, start, self.threads)?);
             }
             moves.append(&mut found_now);
         }

@@ -1,9 +1,10 @@
 //! One cycle from end to end.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proto::{Cut, Generation, Leaves, LogHeader, Op, RelPath, Totals};
+use proto::{Cut, Entry, Generation, Leaves, LogHeader, Op, RelPath, Totals};
 use sys::Dir;
 
 use super::emit::{Emit, Outs};
@@ -13,6 +14,7 @@ use super::listing::Fingerprint;
 use super::look::{self, Changes, Found, Start};
 use super::names::{self, Covered, Names};
 use super::plan::Plan;
+use super::silent::Silent;
 use super::stage::{Around, Progress, Staged, stage};
 use crate::error::{Error, Result, on_mirror};
 use crate::index::{Quick, ROOT, View};
@@ -77,6 +79,9 @@ pub struct CycleReport {
     /// Directories with names to look at that were renamed meanwhile: what was said of them is to be said again.
     #[serde(skip)]
     pub astray: Vec<RelPath>,
+    /// Inodes whose times tell from now on, although they are mapped.
+    #[serde(skip)]
+    pub cleaned: HashSet<u64>,
     /// True when the mirror's mount keeps no ACLs: they are in the ledger alone.
     pub acls_in_ledger_only: bool,
     /// Seconds for the look, the staging, seal and publish.
@@ -133,6 +138,8 @@ pub struct Cycle<'a> {
     pub progress: &'a Progress,
     /// What is looked at.
     pub scope: Scope<'a>,
+    /// What may be written to without an event.
+    pub silent: &'a Silent,
     /// Who knows what is touched meanwhile; without it a second walk tells.
     pub watch: Option<&'a mut dyn Watch>,
 }
@@ -146,13 +153,17 @@ pub enum Scope<'a> {
     Names(&'a Names),
 }
 
+/// Of some inodes, path and entry of each name that a cycle has staged.
+pub type Made<'a> = &'a mut dyn FnMut(&HashSet<u64>) -> Result<Vec<(RelPath, Entry)>>;
+
 /// Knows what happens in a volume while a cycle works on it.
 pub trait Watch {
-    /// True when anything in the volume was touched since the cycle's names were taken, up to this moment.
+    /// True when anything in the volume was touched since the cycle's names were taken, up to this moment, or when that
+    /// cannot be said. What this cycle has staged is asked for with `made`.
     ///
     /// # Errors
     /// What was touched cannot be said any more.
-    fn was_touched(&mut self) -> Result<bool>;
+    fn was_touched(&mut self, made: Made<'_>) -> Result<bool>;
 }
 
 impl Cycle<'_> {
@@ -195,6 +206,7 @@ impl Cycle<'_> {
             engine: self.options.engine,
             options: self.transfer_options(),
             progress: self.progress,
+            silent: self.silent,
         };
         let started = Instant::now();
         let mut staged = stage(&around, plan, spool, resume)?;
@@ -226,6 +238,7 @@ impl Cycle<'_> {
             resumed: staged.resumed,
             halted: halted.clone(),
             withheld,
+            cleaned: std::mem::take(&mut staged.cleaned),
             astray: covered.map_or_else(Vec::new, |covered| covered.astray),
             acls_in_ledger_only: staged.acls_lost,
             ..self.idle(&view, looked_at, looked)
@@ -245,7 +258,7 @@ impl Cycle<'_> {
             return Ok(report);
         }
 
-        let cut = if self.is_exact(seen, &staged)? { Cut::Exact } else { Cut::Fuzzy };
+        let cut = if self.is_exact(seen, &mut staged)? { Cut::Exact } else { Cut::Fuzzy };
         self.volume.still_there()?;
         self.lane.ledger.root.pinned().still_there()?;
 
@@ -322,18 +335,19 @@ impl Cycle<'_> {
             halted: head.and_then(|head| head.halted.clone()),
             withheld: Vec::new(),
             astray: Vec::new(),
+            cleaned: HashSet::new(),
             acls_in_ledger_only: false,
             seconds: Phases { look: looked.as_secs_f64(), ..Phases::default() },
         }
     }
 
     /// True when what was staged is the volume as it was at one instant: nothing moved between the looks.
-    fn is_exact(&mut self, seen: Fingerprint, staged: &Staged) -> Result<bool> {
+    fn is_exact(&mut self, seen: Fingerprint, staged: &mut Staged) -> Result<bool> {
         if staged.torn {
             return Ok(false);
         }
         if let Some(watch) = &mut self.watch {
-            return Ok(!watch.was_touched()?);
+            return Ok(!watch.was_touched(&mut |inodes| made(staged, inodes))?);
         }
         let mut first = seen;
         first.merge(staged.fingerprint);
@@ -357,13 +371,13 @@ impl Cycle<'_> {
         }
         match self.scope {
             Scope::Names(names) if !fresh && view.position().volume == self.volume.id() => {
-                let CycleOptions { limit, walkers, .. } = self.options;
-                let (changes, covered) = names::look_at(view, self.volume, names, *walkers)?;
-                let plan = Plan::make(view, &self.volume.root, changes, limit, *walkers)?;
+                let (CycleOptions { limit, walkers, .. }, doubted) = (self.options, &self.silent.doubted);
+                let (changes, covered) = names::look_at(view, self.volume, names, doubted, *walkers)?;
+                let plan = Plan::make(view, &self.volume.root, changes, limit, doubted, *walkers)?;
                 Ok((plan, Some(covered)))
             }
             // What the index knows of inodes is of another volume, or there is nothing yet: all of it is looked at.
-            _ => Ok((make_plan(view, self.volume, self.options)?, None)),
+            _ => Ok((make_plan(view, self.volume, self.options, &self.silent.doubted)?, None)),
         }
     }
 
@@ -433,6 +447,27 @@ impl Cycle<'_> {
     }
 }
 
+/// Path and entry of each staged name of these inodes.
+fn made(staged: &mut Staged, inodes: &HashSet<u64>) -> Result<Vec<(RelPath, Entry)>> {
+    let mut found = Vec::new();
+    let mut take = |op: &Op| {
+        if let Op::Install { path, entry, .. }
+        | Op::Below { path, entry }
+        | Op::Facts { path, entry }
+        | Op::Grow { path, entry, .. } = op
+            && inodes.contains(&entry.origin.ino)
+        {
+            found.push((path.clone(), entry.clone()));
+        }
+    };
+    staged.ops.iter().for_each(&mut take);
+    staged.spool.replay(|op| {
+        take(&op);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 /// What would be done, without doing it.
 ///
 /// # Errors
@@ -441,7 +476,7 @@ pub fn preview(view: &View, volume: &Volume, options: &CycleOptions) -> Result<P
     if view.position().generation == Generation(0) {
         Ok(whole(volume))
     } else {
-        make_plan(view, volume, options)
+        make_plan(view, volume, options, &HashSet::new())
     }
 }
 
@@ -451,9 +486,9 @@ fn whole(volume: &Volume) -> Plan {
     Plan { new: vec![root], ..Plan::default() }
 }
 
-fn make_plan(view: &View, volume: &Volume, options: &CycleOptions) -> Result<Plan> {
+fn make_plan(view: &View, volume: &Volume, options: &CycleOptions, doubted: &HashSet<u64>) -> Result<Plan> {
     let start = Start { dir: volume.root.clone(), path: RelPath::root(), old: RelPath::root(), id: ROOT };
-    let mut changes: Changes = look::look(view, start, options.walkers)?;
+    let mut changes: Changes = look::look(view, doubted, start, options.walkers)?;
     let root: Arc<Dir> = volume.root.clone();
     let stat =
         root.stat_self().map_err(|e| Error::Volume { path: volume.given.clone(), why: e.to_string() })?;
@@ -468,5 +503,5 @@ fn make_plan(view: &View, volume: &Volume, options: &CycleOptions) -> Result<Pla
     if !is_same {
         changes.dirs.push(Found { path: RelPath::root(), old: RelPath::root(), stat, parent: 0 });
     }
-    Plan::make(view, &root, changes, &options.limit, options.walkers)
+    Plan::make(view, &root, changes, &options.limit, doubted, options.walkers)
 }

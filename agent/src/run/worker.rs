@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use proto::{ExceptionClass, RelPath};
 
-use crate::capture::{Capture, Dirty, Gap, Resolved, Target, resolve};
-use crate::cycle::{Cycle, CycleOptions, CycleReport, Progress, Scope, Watch};
+use super::members::{Members, Polled};
+use crate::capture::{Capture, Dirty, Gap, OpenFiles, Resolved, Target, resolve};
+use crate::cycle::{Cycle, CycleOptions, CycleReport, Made, Progress, Scope, Silent, Watch};
 use crate::error::{Error, Result};
+use crate::index::View;
 use crate::lane::Lane;
 use crate::ledger::Tenure;
 use crate::volume::Volume;
@@ -45,6 +47,7 @@ pub struct Worker {
     deleted: VecDeque<(Instant, u64)>,
     /// Names that are not in the mirror as they are in the volume, because deletions are halted.
     withheld: Vec<RelPath>,
+    members: Members,
 }
 
 impl Worker {
@@ -60,7 +63,12 @@ impl Worker {
         watched: Watched,
         delete_window: Duration,
     ) -> Result<Self> {
+        let open_files = match &watched {
+            Watched::Captured { capture, .. } => capture.open_files(),
+            Watched::Walked => OpenFiles::start(),
+        };
         let worker = Self {
+            members: Members::new(open_files),
             lane,
             tenure,
             volume,
@@ -75,23 +83,28 @@ impl Worker {
         Ok(worker)
     }
 
-    /// One cycle over all that was touched before now; `retry` looks at the quarantined paths again as well. Without
+    /// One cycle over all that was touched before now, and over the files that are open for writing and changed without an
+    /// event; `retry` looks at the quarantined paths again as well. Without
     /// anything to look at it does nothing and returns nothing.
     ///
     /// # Errors
     /// Those of [`Cycle::run`]; what was to be looked at is to be looked at still.
     pub fn cycle(&mut self, retry: Retry, now: Instant) -> Result<Option<CycleReport>> {
+        // First who has what open, then the events: of whoever is found, they say how it came to be in the volume.
+        let Polled { silent, changed } = self.members.poll(&self.lane.index.view()?, &self.volume)?;
         let mut taken = self.take()?;
         let retried = if retry == Retry::Yes { self.quarantined()? } else { Vec::new() };
-        if taken.is_empty() && retried.is_empty() && self.withheld.is_empty() {
+        if taken.is_empty() && retried.is_empty() && self.withheld.is_empty() && changed.is_empty() {
             return Ok(None);
         }
         let mut resolved = self.resolve(&mut taken);
         if let Some(resolved) = &mut resolved {
             retried.iter().chain(&self.withheld).for_each(|path| resolved.names.add_path(path));
+            changed.iter().for_each(|ino| resolved.names.add_inode(*ino));
         }
-        match self.run(resolved.as_ref(), now) {
+        match self.run(resolved.as_ref(), &silent, now) {
             Ok(report) => {
+                self.members.cleaned(&report.cleaned);
                 if let (Some(resolved), false) = (resolved, report.astray.is_empty()) {
                     self.put_back(resolved.part(taken, &report.astray));
                 }
@@ -106,6 +119,22 @@ impl Worker {
                 Err(error)
             }
         }
+    }
+
+    /// Looks at the files that are open for writing: true when a cycle would find one changed, or cannot tell without
+    /// reading it. For the time between events: they send none.
+    ///
+    /// # Errors
+    /// [`Error::Index`].
+    pub fn poll_open(&mut self) -> Result<bool> {
+        let polled = self.members.poll(&self.lane.index.view()?, &self.volume)?;
+        Ok(!polled.changed.is_empty())
+    }
+
+    /// Files of the mirror that somebody had open for writing at the last poll or cycle: after an unclean stop of the
+    /// host their times are not to be believed.
+    pub fn writing(&self) -> Vec<RelPath> {
+        self.members.writing().to_vec()
     }
 
     /// Publishes the deletions that were withheld: the next cycle may delete whatever it finds gone.
@@ -174,14 +203,20 @@ impl Worker {
         }
     }
 
-    fn run(&mut self, resolved: Option<&Resolved>, now: Instant) -> Result<CycleReport> {
+    fn run(&mut self, resolved: Option<&Resolved>, silent: &Silent, now: Instant) -> Result<CycleReport> {
         while self.deleted.front().is_some_and(|(at, _)| now.duration_since(*at) > self.delete_window) {
             self.deleted.pop_front();
         }
         let mut options = self.options.clone();
         options.limit.already = self.deleted.iter().map(|(_, deleted)| deleted).sum();
         let mut since = match &self.watched {
-            Watched::Captured { capture, target } => Some(Since { capture, target }),
+            Watched::Captured { capture, target } => Some(Since {
+                capture,
+                target,
+                members: &self.members,
+                volume: &self.volume,
+                view: self.lane.index.view()?,
+            }),
             Watched::Walked => None,
         };
         let report = Cycle {
@@ -191,6 +226,7 @@ impl Worker {
             options: &options,
             progress: &self.progress,
             scope: resolved.map_or(Scope::Whole, |resolved| Scope::Names(&resolved.names)),
+            silent,
             watch: since.as_mut().map(|since| since as &mut dyn Watch),
         }
         .run()?;
@@ -230,10 +266,18 @@ pub enum Retry {
 struct Since<'a> {
     capture: &'a Capture,
     target: &'a Target,
+    members: &'a Members,
+    volume: &'a Volume,
+    /// The index as the cycle found it.
+    view: View,
 }
 
 impl Watch for Since<'_> {
-    fn was_touched(&mut self) -> Result<bool> {
+    fn was_touched(&mut self, made: Made<'_>) -> Result<bool> {
+        // Members first: who leaves the set later sends an event.
+        if self.members.were_touched(&self.view, self.volume, made)? {
+            return Ok(true);
+        }
         match self.capture.drain() {
             Ok(()) => Ok(!self.target.peek(Dirty::is_empty)),
             // Not known: called fuzzy. The next cycle meets the same error and says it.

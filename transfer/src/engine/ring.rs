@@ -261,7 +261,16 @@ impl RingEngine {
                 let mut small = self.buffers.small();
                 self.pool.put(move |_| {
                     let (dir, name) = &job.source;
-                    Message::Opened(index, acts::open_source(dir, name, job.expect, &mut small), small)
+                    let opened = acts::open_source(dir, name, job.expect, job.writers, &mut small);
+                    Message::Opened(index, opened, small)
+                })?;
+            }
+            Act::Clean => {
+                let Some(fd) = aloft.source.clone() else { return Ok(Some(Did::Clean(Err(lost())))) };
+                self.pool.put(move |_| {
+                    let cleaned = sys::file::clean(&*fd, &job.source.1);
+                    drop(fd);
+                    Message::Did(index, Did::Clean(cleaned))
                 })?;
             }
             Act::Create { mode } => {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use proto::{Body, Entry, ExceptionClass, Op, RelPath, Source};
 use sys::meta::AclsKept;
 use sys::{FileKind, SysError};
-use transfer::{Copied, CopyError};
+use transfer::{Copied, CopyError, Writers};
 
 use crate::cycle::acts::{ActError, Made, Opened};
 use crate::cycle::entries;
@@ -27,7 +27,7 @@ impl Stager<'_> {
             Ok(copied) => {
                 self.note(&item, &copied);
                 self.staged.bytes_sent += copied.bytes_sent;
-                let entry = entries::of_copied(&copied);
+                let entry = entries::of_copied(&copied, self.around.silent.begun);
                 self.content_staged(item, entry);
             }
             Err(CopyError::Target(e)) => self.fail(format!("stage {}", item.path), e),
@@ -43,6 +43,10 @@ impl Stager<'_> {
             self.staged.fingerprint.add(item.parent, name, &copied.stat);
         }
         self.staged.torn |= copied.stat_changed_during_copy;
+        let ino = copied.stat.ino;
+        if self.around.silent.writers(ino) == Writers::Mapped && !copied.stat_changed_during_copy {
+            self.staged.cleaned.insert(ino);
+        }
         self.staged.acls_lost |= copied.acls == AclsKept::NotSupported;
         self.left_out(&item.path, &copied.xattrs.left_out);
         self.around.progress.bytes.fetch_add(copied.size, Ordering::Relaxed);
@@ -50,7 +54,8 @@ impl Stager<'_> {
 
     /// The entry of a file that an earlier, killed run staged and that the volume still has unchanged.
     pub(super) fn left_by_earlier_run(&self, item: &Item) -> Option<Entry> {
-        if !self.resume.is_active() || item.stat.nlink > 1 {
+        let mapped = self.around.silent.writers(item.stat.ino) == Writers::Mapped;
+        if !self.resume.is_active() || item.stat.nlink > 1 || mapped {
             return None;
         }
         if let Dest::Tree(id) = &item.dest {
@@ -227,7 +232,7 @@ impl Stager<'_> {
             Err(CopyError::Replaced) => return self.vanished(&item),
             Err(CopyError::Source(e)) => return self.source_failed(&item, &e),
         };
-        let entry = entries::of_copied(&copied);
+        let entry = entries::of_copied(&copied, self.around.silent.begun);
         if !entry.same_in_mirror(&old) {
             if let Then::Move(old) = then {
                 self.staged.deletes.push(old);
@@ -273,7 +278,7 @@ impl Stager<'_> {
         };
         self.note(&item, &copied);
         self.around.progress.entries.fetch_add(1, Ordering::Relaxed);
-        let entry = entries::of_copied(&copied);
+        let entry = entries::of_copied(&copied, self.around.silent.begun);
         let path = item.path;
         if entry.same_in_mirror(&old) {
             return self.staged.ops.push(Op::Facts { path, entry });

@@ -72,6 +72,7 @@ impl<'a> Stager<'a> {
             fingerprint: Fingerprint::default(),
             torn: false,
             acls_lost: false,
+            cleaned: HashSet::new(),
             bytes_sent: 0,
             entries: 0,
             resumed: 0,

@@ -43,11 +43,11 @@ impl Stager<'_> {
                 let (source, target) = (self.source(&tail.item)?, self.around.tenure.stage.clone());
                 let stat = &tail.item.stat;
                 let identity = Identity { ino: stat.ino, dev: stat.dev };
-                let old = tail.old.clone();
+                let (old, writers) = (tail.old.clone(), self.around.silent.writers(stat.ino));
                 let target = (target, proto::names::staged(tail.name).into());
                 let sync = self.around.durability == Durability::PerFile;
                 let call = move || -> Box<dyn Any + Send> {
-                    Box::new(tail::stage(&source, identity, &old, &target, sync))
+                    Box::new(tail::stage(&source, identity, writers, &old, &target, sync))
                 };
                 (Doing::Tail(tail), Job::Call(Box::new(call)))
             }
@@ -180,6 +180,7 @@ impl Stager<'_> {
             create_as: self.create_as(item),
             replace_leftover: self.resume.is_active(),
             how,
+            writers: self.around.silent.writers(item.stat.ino),
             durability: self.around.durability,
         })))
     }

@@ -13,6 +13,7 @@ use crate::cycle::exceptions::Exceptions;
 use crate::cycle::links::Place;
 use crate::cycle::listing::Fingerprint;
 use crate::cycle::look::InodeKey;
+use crate::cycle::silent::Silent;
 use crate::cycle::spool::Spool;
 use crate::index::View;
 use crate::ledger::{Ledger, Tenure};
@@ -139,6 +140,8 @@ pub struct Staged {
     pub torn: bool,
     /// The mount refused to keep ACLs.
     pub acls_lost: bool,
+    /// Inodes that were read with their pages cleaned: from then on their times tell.
+    pub cleaned: HashSet<u64>,
     /// Bytes of content sent to the mirror.
     pub bytes_sent: u64,
     /// Names staged.
@@ -158,4 +161,5 @@ pub struct Around<'a> {
     pub engine: transfer::Engine,
     pub options: transfer::Options,
     pub progress: &'a Progress,
+    pub silent: &'a Silent,
 }
