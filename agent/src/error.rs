@@ -165,6 +165,12 @@ pub enum Error {
     /// Another tidegate process works on this lane.
     #[error("another tidegate process works on this lane (lock {0}); wait for it or stop it")]
     Busy(String),
+    /// What a cycle was about to do was overtaken by the volume: it begins anew, and this is seen by nobody.
+    #[error("{path} went away while it was being replicated")]
+    Raced {
+        /// A directory that renames were to fill.
+        path: RelPath,
+    },
     /// The copy engine cannot run.
     #[error("copy engine: {0}")]
     Engine(String),
@@ -204,6 +210,7 @@ impl Error {
             | Self::Docker(_)
             | Self::State { .. }
             | Self::Busy(_)
+            | Self::Raced { .. }
             | Self::Engine(_)
             | Self::Target { .. }
             | Self::NotProven(_) => Exit::Failed,

@@ -25,6 +25,8 @@ pub enum Gap {
     TooMany,
     /// The time for a safety walk has come.
     Safety,
+    /// A directory came from where nobody watched, and the kernel (before 5.17) does not say which.
+    Arrived,
     /// A person asked for it.
     Asked,
     /// Nothing is captured here: it is looked at on an interval.
@@ -40,6 +42,7 @@ impl std::fmt::Display for Gap {
             Self::LostHandle => "a directory could not be found by its handle",
             Self::TooMany => "too many names changed at once to be told apart",
             Self::Safety => "the time of the safety walk has come",
+            Self::Arrived => "a directory came from where nobody watched",
             Self::Asked => "it was asked for",
             Self::NoCapture => "changes cannot be captured here",
         })
@@ -53,6 +56,8 @@ pub struct Dirty {
     pub(super) dirs: HashMap<Key, HashMap<Box<[u8]>, Option<Key>>>,
     /// Objects whose names are not known.
     pub(super) objects: HashSet<Key>,
+    /// Directories that came from outside the volume: what was done in them there is not known.
+    pub(super) arrived: HashSet<Key>,
     names: usize,
     gap: Option<Gap>,
     oldest: Option<Instant>,
@@ -91,7 +96,40 @@ impl Dirty {
         self.touched(now);
         if self.gap.is_none() && !self.objects.contains(key) {
             self.objects.insert(key.into());
+            if self.objects.len() > NAMES_MAX {
+                self.gap(Gap::TooMany, now);
+            }
         }
+    }
+
+    /// Takes in a directory that was outside the volume before.
+    pub fn arrived(&mut self, key: &[u8], now: Instant) {
+        self.touched(now);
+        if self.gap.is_none() {
+            self.arrived.insert(key.into());
+        }
+    }
+
+    /// Drops the objects that are not `known`: of another place of the file system.
+    ///
+    /// # Errors
+    /// Of `known`.
+    pub fn keep_objects<E>(&mut self, mut known: impl FnMut(&[u8]) -> Result<bool, E>) -> Result<(), E> {
+        for key in std::mem::take(&mut self.objects) {
+            if known(&key)? {
+                self.objects.insert(key);
+            }
+        }
+        if self.gap.is_none() && self.names == 0 && self.objects.is_empty() && self.arrived.is_empty() {
+            self.take();
+        }
+        Ok(())
+    }
+
+    /// Objects, if there is nothing else.
+    pub fn only_objects(&self) -> Option<impl Iterator<Item = &[u8]>> {
+        let only = self.gap.is_none() && self.names == 0 && self.arrived.is_empty();
+        only.then(|| self.objects.iter().map(|key| &**key))
     }
 
     /// From now on nothing less than all of the volume will do. The first cause is kept.
@@ -100,6 +138,7 @@ impl Dirty {
         self.gap.get_or_insert(gap);
         self.dirs = HashMap::new();
         self.objects = HashSet::new();
+        self.arrived = HashSet::new();
         self.names = 0;
     }
 
@@ -128,6 +167,9 @@ impl Dirty {
             for object in &taken.objects {
                 self.object(object, at);
             }
+            for dir in &taken.arrived {
+                self.arrived(dir, at);
+            }
         }
         self.oldest = oldest.into_iter().chain(self.oldest).min();
         self.newest = newest.or(self.newest);
@@ -145,7 +187,7 @@ impl Dirty {
 
     /// Names and objects, as far as they are told apart.
     pub fn len(&self) -> usize {
-        self.names + self.objects.len()
+        self.names + self.objects.len() + self.arrived.len()
     }
 
     /// When the first of it was seen.

@@ -14,4 +14,4 @@ mod resolve;
 pub use dirty::{Dirty, Gap};
 pub use open_files::{NoScan, OpenFiles, Scan, WSet};
 pub use reader::{Capture, Target, Unavailable};
-pub use resolve::{Resolved, resolve};
+pub use resolve::{Resolved, inode, resolve};

@@ -54,12 +54,24 @@ struct State {
     dirty: Dirty,
     /// Inodes of the volume that have names outside it too, or had: writes through those are events of other places.
     linked: HashSet<u64>,
+    /// Inodes that were written to in other places since the last [`Target::take`]. One of them may turn out to be linked:
+    /// its name came into the volume, or its file was looked at, before that.
+    elsewhere: HashMap<u64, Key>,
+    /// There were too many to be kept.
+    elsewhere_lost: bool,
 }
+
+/// Inodes kept in `elsewhere`.
+const ELSEWHERE_MAX: usize = 100_000;
 
 impl Target {
     /// Takes out what is to be looked at.
     pub fn take(&self) -> Dirty {
-        self.lock().dirty.take()
+        let mut state = self.lock();
+        // Whatever is looked at from now on is looked at after these were written to.
+        state.elsewhere.clear();
+        state.elsewhere_lost = false;
+        state.dirty.take()
     }
 
     /// Looks at what is to be looked at.
@@ -78,9 +90,22 @@ impl Target {
         self.ring();
     }
 
-    /// Says which inodes are linked.
+    /// Says which inodes are linked, after a cycle. Those that were not known to be, and were written to elsewhere since
+    /// its names were taken, are to be looked at again.
     pub fn set_linked(&self, linked: HashSet<u64>) {
-        self.lock().linked = linked;
+        let mut state = self.lock();
+        let state = &mut *state;
+        let (now, mut is_lost) = (Instant::now(), false);
+        for ino in linked.difference(&state.linked) {
+            is_lost |= state.elsewhere_lost;
+            if let Some(key) = state.elsewhere.get(ino) {
+                state.dirty.object(key, now);
+            }
+        }
+        if is_lost {
+            state.dirty.gap(Gap::TooMany, now);
+        }
+        state.linked = linked;
     }
 
     /// Receives when something was touched.
@@ -311,26 +336,51 @@ impl Inner {
             // A directory changed sides, and all below it: their handles say nothing of that.
             self.sides.clear();
         }
+        self.arrived(event, sides, now);
         if let (Some(object), false) = (content, matches!(sides[0], Some(Side::In(_)))) {
-            self.elsewhere(object, now, touched);
+            self.elsewhere(object, event.at.is_none(), now, touched);
+        }
+    }
+
+    /// A directory that came into a volume: what was done in it before was done outside, and nobody remembers that.
+    fn arrived(&self, event: &Event<'_>, sides: [Option<Side>; 2], now: Instant) {
+        if !event.mask.any(Mask::ONDIR) {
+            return;
+        }
+        let (to, object) = match (event.to.is_some(), event.mask.any(Mask::MOVED_TO)) {
+            (true, _) if sides[0] != sides[1] => (sides[1], event.object),
+            // Where it came from is another event.
+            (false, true) => (sides[0], event.object),
+            _ => return,
+        };
+        if let Some(Side::In(at)) = to {
+            match object {
+                Some(object) => self.targets[at].lock().dirty.arrived(object, now),
+                None => self.targets[at].gap(Gap::Arrived),
+            }
         }
     }
 
     /// An object was touched by a name that is in no volume, or by none: it may have another that is.
-    fn elsewhere(&self, object: &[u8], now: Instant, touched: &mut [bool]) {
+    ///
+    /// Without any name it is a change of the link count, and the only one that is told of a file of the volume that got its
+    /// second name elsewhere.
+    fn elsewhere(&self, object: &[u8], is_nameless: bool, now: Instant, touched: &mut [bool]) {
         let mut ino = None;
         for (at, target) in self.targets.iter().enumerate() {
             if !object.starts_with(&target.fsid) {
                 continue;
             }
             let mut state = target.lock();
-            if state.linked.is_empty() {
-                continue;
-            }
             let ino = *ino.get_or_insert_with(|| handle(object).ino());
-            if ino.is_none_or(|ino| state.linked.contains(&ino)) {
+            if is_nameless || ino.is_none_or(|ino| state.linked.contains(&ino)) {
                 state.dirty.object(object, now);
                 touched[at] = true;
+            } else if let Some(ino) = ino {
+                state.elsewhere_lost |= state.elsewhere.len() >= ELSEWHERE_MAX;
+                if !state.elsewhere_lost {
+                    state.elsewhere.insert(ino, object.into());
+                }
             }
         }
     }

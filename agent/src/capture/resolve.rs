@@ -29,6 +29,9 @@ impl Resolved {
             for (name, object) in taken.dirs.remove(key).unwrap_or_default() {
                 part.name(key, &name, object.as_deref(), oldest);
             }
+            if taken.arrived.remove(key) {
+                part.arrived(key, oldest);
+            }
         }
         part
     }
@@ -60,6 +63,22 @@ pub fn resolve(target: &Target, taken: &Dirty) -> Result<Resolved, sys::SysError
         }
         resolved.at.entry(path).or_default().push(key.clone());
     }
+    for key in &taken.arrived {
+        let found = handle(key).hold(target.root()).and_then(|held| {
+            let stat = sys::handle::stat(&held)?;
+            Ok((sys::handle::path_of(&held)?, stat.ino))
+        });
+        match found {
+            Ok((path, ino)) => {
+                if let Some(path) = below(&root, &path).and_then(RelPath::new) {
+                    resolved.names.add_whole(path.clone(), ino);
+                    resolved.at.entry(path).or_default().push(key.clone());
+                }
+            }
+            Err(e) if e.is_gone() => {}
+            Err(e) => return Err(e),
+        }
+    }
     for object in &taken.objects {
         if let Some(ino) = inode(target, object) {
             resolved.names.add_inode(ino);
@@ -69,7 +88,7 @@ pub fn resolve(target: &Target, taken: &Dirty) -> Result<Resolved, sys::SysError
 }
 
 /// Number of an object's inode; nothing if it is gone.
-fn inode(target: &Target, key: &[u8]) -> Option<u64> {
+pub fn inode(target: &Target, key: &[u8]) -> Option<u64> {
     let handle = handle(key);
     handle.ino().or_else(|| Some(sys::handle::stat(handle.hold(target.root()).ok()?).ok()?.ino))
 }

@@ -9,6 +9,7 @@ use sys::meta::{AclsKept, MadeAs, XattrsRead};
 use sys::{Dir, Errno, FileKind, Meta, Owner, Stat, SysError, WalkBuffer};
 
 use super::listing::{self, Listing};
+use super::look::{InodeKey, inode_key};
 
 /// A directory and one name in it; an empty name is the directory itself.
 pub type At = (Arc<Dir>, Box<[u8]>);
@@ -33,19 +34,24 @@ pub struct Opened {
     pub there: HashSet<Box<[u8]>>,
 }
 
-/// Makes a directory in the stage and reads the one in the volume. It belongs to its owner from the start, who may
+/// Makes a directory in the stage and reads the one in the volume, which is still `expect`: what else is known of it,
+/// renames into it first of all, was said of that one. It belongs to its owner from the start, who may
 /// then create in it; the mirror's own root stays root's alone.
 pub fn open_tree(
     source: &At,
     target: &At,
     create_as: Option<Owner>,
     leftover: bool,
+    expect: InodeKey,
 ) -> Result<Opened, ActError> {
     let mut buffer = WalkBuffer::default();
     let is_root = source.1.is_empty();
     let opened = if is_root { source.0.reopen() } else { source.0.open_dir(&source.1) };
     let mut dir = opened.map_err(ActError::Source)?;
     let listing = listing::read(&mut dir, &mut buffer).map_err(ActError::Source)?;
+    if inode_key(&listing.stat) != expect {
+        return Err(ActError::Source(SysError::new("find again", &source.1, Errno::STALE)));
+    }
     let xattrs = sys::meta::read_xattrs(dir.as_fd()).map_err(ActError::Source)?;
     let mut there = HashSet::new();
     let owner = Owner { uid: listing.stat.uid, gid: listing.stat.gid };

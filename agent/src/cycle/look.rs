@@ -93,6 +93,9 @@ pub struct Changes {
     pub links: HashMap<InodeKey, Vec<LinkName>>,
     /// What cannot or shall not be replicated.
     pub refused: Vec<Refusal>,
+    /// Directories that were something else, or gone, when their content was to be compared: of which nothing may be
+    /// remembered as if it had been.
+    pub unseen: HashSet<RelPath>,
     /// Sum over everything seen.
     pub fingerprint: Fingerprint,
     /// How many names were seen.
@@ -107,6 +110,19 @@ impl Changes {
         self.links.values().flatten().all(|name| name.quick == Some(Quick::Same))
     }
 
+    /// Forgets what was found below `path` of the index: a later look at all of it says it anew.
+    pub fn forget_below(&mut self, path: &RelPath) {
+        let stays = |old: &RelPath| old == path || !old.is_within(path);
+        self.new.retain(|found| stays(&found.old));
+        self.changed.retain(|(found, _)| stays(&found.old));
+        self.dirs.retain(|found| stays(&found.old));
+        self.missing.retain(|missing| stays(&missing.old));
+        for names in self.links.values_mut() {
+            names.retain(|name| stays(&name.found.old));
+        }
+        self.links.retain(|_, names| !names.is_empty());
+    }
+
     /// Takes in what another thread or another look found.
     pub fn merge(&mut self, other: Changes) {
         self.new.extend(other.new);
@@ -117,6 +133,7 @@ impl Changes {
             self.links.entry(key).or_default().extend(names);
         }
         self.refused.extend(other.refused);
+        self.unseen.extend(other.unseen);
         self.fingerprint.merge(other.fingerprint);
         self.names += other.names;
         self.is_empty_volume |= other.is_empty_volume;
@@ -140,8 +157,8 @@ pub(super) struct Task {
     pub(super) parent: Arc<Dir>,
     /// Name in `parent`; `None` when `parent` is the directory itself.
     pub(super) name: Option<Box<[u8]>>,
-    /// Its inode, as its parent's names were looked at. Should it be another one by now, the second look differs.
-    pub(super) ino: u64,
+    /// Its inode, as its parent's names were looked at.
+    pub(super) key: InodeKey,
     pub(super) path: RelPath,
     pub(super) old: RelPath,
     pub(super) id: DirId,
@@ -154,8 +171,8 @@ pub(super) struct Task {
 pub fn look(view: &View, doubted: &HashSet<u64>, start: Start, threads: usize) -> Result<Changes> {
     let Start { dir, path, old, id } = start;
     let stat = dir.stat_self().map_err(|e| Error::Volume { path: path.to_string(), why: e.to_string() })?;
-    let (ino, mount) = (stat.ino, (stat.mount, stat.dev));
-    let first = Task { parent: dir, name: None, ino, path, old, id };
+    let (key, mount) = (inode_key(&stat), (stat.mount, stat.dev));
+    let first = Task { parent: dir, name: None, key, path, old, id };
     let worker = || Looker::new(view, doubted, mount);
     let lookers = crew(first, threads, worker, |looker, task, deeper| looker.directory(task, deeper))?;
     let mut changes = Changes::default();
@@ -180,15 +197,20 @@ impl<'a> Looker<'a> {
 
     fn directory(&mut self, task: Task, deeper: &mut Vec<Task>) -> Result<()> {
         let listed = open(&task.parent, task.name.as_deref()).and_then(|mut dir| {
+            if inode_key(&dir.stat_self()?) != task.key {
+                return Err(SysError::new("find again", b".", Errno::STALE));
+            }
             let names = listing::names(&mut dir, &mut self.buffer)?;
             Ok((Arc::new(dir), names))
         });
         let (dir, names) = match listed {
             Ok(listed) => listed,
-            // Gone or replaced since its parent was listed: the next cycle sees what it is now.
-            Err(e) if e.is_gone() => return Ok(()),
             Err(e) => {
-                self.quarantine(&task.path, "directory cannot be read", &e);
+                // Gone or replaced since its parent was listed: the next cycle sees what it is now.
+                if !e.is_gone() {
+                    self.quarantine(&task.path, "directory cannot be read", &e);
+                }
+                self.changes.unseen.insert(task.path);
                 return Ok(());
             }
         };
@@ -223,7 +245,7 @@ impl<'a> Looker<'a> {
                     continue;
                 }
             };
-            self.changes.fingerprint.add(task.ino, name, &found);
+            self.changes.fingerprint.add(task.key.0, name, &found);
             self.name(&task, &dir, name, found, matching, deeper)?;
         }
         while let Some((old_name, old)) = &row {
@@ -254,7 +276,7 @@ impl<'a> Looker<'a> {
             self.changes.refused.push(refusal);
             return Ok(());
         }
-        let found = Found { path, old, stat, parent: task.ino };
+        let found = Found { path, old, stat, parent: task.key.0 };
         let Some(facts) = row else {
             if stat.kind != FileKind::Dir && stat.nlink > 1 {
                 self.link(found, None, None);
@@ -280,7 +302,7 @@ impl<'a> Looker<'a> {
             deeper.push(Task {
                 parent: dir.clone(),
                 name: Some(name.into()),
-                ino: stat.ino,
+                key: inode_key(&stat),
                 path: found.path.clone(),
                 old: found.old.clone(),
                 id: facts.dir_id,

@@ -21,6 +21,8 @@ use crate::volume::Volume;
 pub struct Names {
     dirs: BTreeMap<RelPath, InDir>,
     inodes: BTreeSet<u64>,
+    /// Directories to be compared as a whole, with their inodes.
+    whole: BTreeMap<RelPath, u64>,
     count: usize,
 }
 
@@ -47,6 +49,12 @@ impl Names {
     /// Adds whatever names the index has of an inode of the volume.
     pub fn add_inode(&mut self, ino: u64) {
         self.count += usize::from(self.inodes.insert(ino));
+    }
+
+    /// Adds a directory that was where nobody watched: all that is in it is compared, even if it seems to be as it was.
+    pub fn add_whole(&mut self, path: RelPath, ino: u64) {
+        self.add_path(&path);
+        self.whole.insert(path, ino);
     }
 
     /// Adds a path.
@@ -126,9 +134,14 @@ pub fn look_at(
     while let Some((path, here)) = pass.todo.pop_first() {
         pass.directory(&path, here)?;
     }
+    for (path, ino) in &names.whole {
+        pass.whole(path, *ino)?;
+    }
     let Pass { looker, covered, walks, .. } = pass;
     let mut changes = looker.changes;
     for start in walks {
+        // Names in it that were looked at one by one are a part of this.
+        changes.forget_below(&start.old);
         changes.merge(look::look(view, doubted, start, threads)?);
     }
     changes.is_empty_volume = is_empty(&volume.root);
@@ -163,6 +176,20 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// A directory that the index has as this inode, and yet all of it is to be compared. Another one is so anyway.
+    fn whole(&mut self, path: &RelPath, ino: u64) -> Result<()> {
+        match self.hold(path)? {
+            Held::Open(open) if open.stat.ino == ino => {
+                self.covered.trees.insert(path.clone());
+                let (path, old) = (path.clone(), path.clone());
+                self.walks.push(Start { dir: open.dir.clone(), path, old, id: open.id });
+            }
+            Held::Open(_) | Held::Gone => self.covered.astray.push(path.clone()),
+            Held::Covered => {}
+        }
+        Ok(())
+    }
+
     fn directory(&mut self, path: &RelPath, here: InDir) -> Result<()> {
         let open = match self.hold(path)? {
             Held::Open(open) => open,
@@ -271,7 +298,7 @@ impl Pass<'_> {
         let task = Task {
             parent: open.dir.clone(),
             name: None,
-            ino: open.stat.ino,
+            key: look::inode_key(&open.stat),
             path: path.clone(),
             old: path.clone(),
             id: open.id,
@@ -291,13 +318,26 @@ impl Pass<'_> {
         if !stays {
             for task in deeper {
                 // Another directory under the name of one that the mirror has.
-                match open.dir.open_dir(name) {
-                    Ok(dir) => {
+                let opened = open.dir.open_dir(name).and_then(|dir| {
+                    let now = dir.stat_self()?;
+                    Ok((dir, look::inode_key(&now) == look::inode_key(&stat)))
+                });
+                match opened {
+                    // A third one by now: of which the second may not be remembered as compared.
+                    Ok((_, false)) => {
+                        self.covered.astray.push(path.clone());
+                        self.looker.changes.unseen.insert(task.path);
+                    }
+                    Ok((dir, true)) => {
                         let dir = Arc::new(dir);
                         self.walks.push(Start { dir, path: task.path, old: task.old, id: task.id });
                     }
-                    Err(e) if e.is_gone() => self.covered.astray.push(path.clone()),
+                    Err(e) if e.is_gone() || [Errno::NOTDIR, Errno::LOOP].contains(&e.errno) => {
+                        self.covered.astray.push(path.clone());
+                        self.looker.changes.unseen.insert(task.path);
+                    }
                     Err(e) => {
+                        self.looker.changes.unseen.insert(task.path.clone());
                         let refusal = unreadable(&task.path, "directory cannot be read", &e);
                         self.looker.changes.refused.push(refusal);
                     }

@@ -63,11 +63,18 @@ impl Plan {
         limit: &DeletionLimit,
         doubted: &HashSet<u64>,
         threads: usize,
+        find: Find,
     ) -> Result<Self> {
         let mut renames =
             Renames { view, root, doubted, threads, known: HashMap::new(), claimed: HashSet::new() };
-        let (mut changes, moves) = renames.find(changes)?;
+        let (mut changes, mut moves) = match find {
+            Find::Renames => renames.find(changes)?,
+            Find::Nothing => (changes, Vec::new()),
+        };
+        let unseen = std::mem::take(&mut changes.unseen);
+        changes.dirs.retain(|found| !unseen.contains(&found.path));
         changes.missing.retain(|missing| !renames.claimed.contains(&missing.old));
+        drop_orphans(&mut changes, &mut moves);
         let mut deleted = 0;
         for missing in &changes.missing {
             deleted += count(view, missing, &renames.claimed)?;
@@ -143,6 +150,69 @@ impl Plan {
         self.rest.links.retain(|_, names| !names.is_empty());
         self.withheld = kept.into_iter().chain(dropped).collect();
         self.halted = Some(why);
+    }
+}
+
+/// Whether renames are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Find {
+    /// They are.
+    Renames,
+    /// They are not: what has another name is sent again. For when renames went wrong because their places went, too.
+    Nothing,
+}
+
+/// Drops what would come into a directory that this plan takes away: a look is not of one instant, and has seen the one
+/// before and the other after. The event that came between says so again.
+fn drop_orphans(changes: &mut Changes, moves: &mut Vec<Move>) {
+    loop {
+        let gone: HashSet<&RelPath> =
+            changes.missing.iter().map(|m| &m.old).chain(moves.iter().map(|m| &m.old)).collect();
+        let is_new = |found: &&Found| found.stat.kind == FileKind::Dir;
+        let made: HashSet<&RelPath> = changes
+            .new
+            .iter()
+            .filter(is_new)
+            .chain(moves.iter().map(|m| &m.found).filter(is_new))
+            .map(|found| &found.path)
+            .collect();
+        let is_orphan = |path: &RelPath| {
+            let mut at = path.clone();
+            while let Some((above, _)) = at.split_last() {
+                if made.contains(&above) {
+                    return false;
+                }
+                if gone.contains(&above) {
+                    return true;
+                }
+                at = above;
+            }
+            false
+        };
+        let links = changes.links.values().flatten().map(|name| &name.found);
+        let all =
+            changes.new.iter().chain(changes.changed.iter().map(|(found, _)| found)).chain(&changes.dirs);
+        let orphans: HashSet<RelPath> = all
+            .chain(links)
+            .chain(moves.iter().map(|m| &m.found))
+            .filter(|found| is_orphan(&found.path))
+            .map(|found| found.path.clone())
+            .collect();
+        if orphans.is_empty() {
+            return;
+        }
+        let stays = |found: &Found| !orphans.contains(&found.path);
+        changes.new.retain(stays);
+        changes.changed.retain(|(found, _)| stays(found));
+        changes.dirs.retain(stays);
+        for names in changes.links.values_mut() {
+            names.retain(|name| stays(&name.found));
+        }
+        changes.links.retain(|_, names| !names.is_empty());
+        // What does not arrive has left all the same.
+        for this in moves.extract_if(.., |this| !stays(&this.found)) {
+            changes.missing.push(Missing { old: this.old, facts: this.facts });
+        }
     }
 }
 
@@ -236,8 +306,10 @@ impl Renames<'_> {
                 break;
             }
             for this in &found_now {
-                // What changed inside a renamed directory is found by comparing it with where it was.
+                // What changed inside a renamed directory is found by comparing it with where it was; what was seen of
+                // it while it was still there is no news.
                 let Some((dir, ..)) = &this.dir else { continue };
+                changes.forget_below(&this.old);
                 let start = Start {
                     dir: dir.clone(),
                     path: this.found.path.clone(),

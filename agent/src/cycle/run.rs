@@ -11,9 +11,9 @@ use super::emit::{Emit, Outs};
 use super::entries::now;
 use super::guard::DeletionLimit;
 use super::listing::Fingerprint;
-use super::look::{self, Changes, Found, Start};
+use super::look::{self, Changes, Found, InodeKey, Start};
 use super::names::{self, Covered, Names};
-use super::plan::Plan;
+use super::plan::{Find, Plan};
 use super::silent::Silent;
 use super::stage::{Around, Progress, Staged, stage};
 use crate::error::{Error, Result, on_mirror};
@@ -21,6 +21,9 @@ use crate::index::{Quick, ROOT, View};
 use crate::lane::Lane;
 use crate::ledger::{LogFile, Publish, Tenure};
 use crate::volume::Volume;
+
+/// Times a cycle begins anew because what it was about to rename went away; then it renames nothing.
+const RACES_MAX: usize = 2;
 
 /// How durable a generation is when it is called sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +82,9 @@ pub struct CycleReport {
     /// Directories with names to look at that were renamed meanwhile: what was said of them is to be said again.
     #[serde(skip)]
     pub astray: Vec<RelPath>,
+    /// True when the index is another than before.
+    #[serde(skip)]
+    pub noted: bool,
     /// Inodes whose times tell from now on, although they are mapped.
     #[serde(skip)]
     pub cleaned: HashSet<u64>,
@@ -173,18 +179,28 @@ impl Cycle<'_> {
     /// # Errors
     /// Any [`Error`]; nothing half-done is visible, and the next run goes on from what was staged.
     pub fn run(&mut self) -> Result<CycleReport> {
+        for _ in 0..RACES_MAX {
+            match self.attempt(Find::Renames) {
+                Err(Error::Raced { path }) => tracing::debug!(%path, "raced by the volume; looking again"),
+                other => return other,
+            }
+        }
+        self.attempt(Find::Nothing)
+    }
+
+    fn attempt(&mut self, find: Find) -> Result<CycleReport> {
         self.volume.still_there()?;
         let started = Instant::now();
         let view = self.lane.index.view()?;
-        let (plan, covered) = self.plan(&view)?;
+        let (plan, covered) = self.plan(&view, find)?;
         let looked = started.elapsed();
 
         let looked_at = plan.rest.names;
         let (halted, withheld) = (plan.halted.clone(), plan.withheld.clone());
         let deleted = plan.deleted_entries;
         let deletes: Vec<RelPath> = plan.deletes.iter().map(|m| m.old.clone()).collect();
-        let dirs: Vec<(RelPath, RelPath)> =
-            plan.dirs.iter().map(|d| (d.path.clone(), d.old.clone())).collect();
+        let dirs: Vec<(RelPath, RelPath, InodeKey)> =
+            plan.dirs.iter().map(|d| (d.path.clone(), d.old.clone(), look::inode_key(&d.stat))).collect();
         let seen = plan.rest.fingerprint;
         let nothing = plan.is_empty() && plan.rest.links_unchanged() && !self.options.full;
         if nothing && self.is_said_already(&view, &plan, covered.as_ref())? {
@@ -254,6 +270,7 @@ impl Cycle<'_> {
             && self.lane.head.is_some();
         if only_facts {
             self.remember_facts(&staged.ops, &dir_ops)?;
+            report.noted = true;
             self.forget_spools()?;
             return Ok(report);
         }
@@ -301,6 +318,7 @@ impl Cycle<'_> {
         self.forget_spools()?;
         report.generation = generation;
         report.published = true;
+        report.noted = true;
         report.cut = cut;
         report.totals = totals;
         report.seconds.seal = sealed.as_secs_f64();
@@ -335,6 +353,7 @@ impl Cycle<'_> {
             halted: head.and_then(|head| head.halted.clone()),
             withheld: Vec::new(),
             astray: Vec::new(),
+            noted: false,
             cleaned: HashSet::new(),
             acls_in_ledger_only: false,
             seconds: Phases { look: looked.as_secs_f64(), ..Phases::default() },
@@ -364,7 +383,7 @@ impl Cycle<'_> {
         }
     }
 
-    fn plan(&self, view: &View) -> Result<(Plan, Option<Covered>)> {
+    fn plan(&self, view: &View, find: Find) -> Result<(Plan, Option<Covered>)> {
         let fresh = view.position().generation == Generation(0) || self.options.full;
         if fresh && !self.lane.ledger.root.pinned().is_mount_root() {
             return Ok((whole(self.volume), None));
@@ -373,11 +392,11 @@ impl Cycle<'_> {
             Scope::Names(names) if !fresh && view.position().volume == self.volume.id() => {
                 let (CycleOptions { limit, walkers, .. }, doubted) = (self.options, &self.silent.doubted);
                 let (changes, covered) = names::look_at(view, self.volume, names, doubted, *walkers)?;
-                let plan = Plan::make(view, &self.volume.root, changes, limit, doubted, *walkers)?;
+                let plan = Plan::make(view, &self.volume.root, changes, limit, doubted, *walkers, find)?;
                 Ok((plan, Some(covered)))
             }
             // What the index knows of inodes is of another volume, or there is nothing yet: all of it is looked at.
-            _ => Ok((make_plan(view, self.volume, self.options, &self.silent.doubted)?, None)),
+            _ => Ok((make_plan(view, self.volume, self.options, &self.silent.doubted, find)?, None)),
         }
     }
 
@@ -476,7 +495,7 @@ pub fn preview(view: &View, volume: &Volume, options: &CycleOptions) -> Result<P
     if view.position().generation == Generation(0) {
         Ok(whole(volume))
     } else {
-        make_plan(view, volume, options, &HashSet::new())
+        make_plan(view, volume, options, &HashSet::new(), Find::Renames)
     }
 }
 
@@ -486,7 +505,13 @@ fn whole(volume: &Volume) -> Plan {
     Plan { new: vec![root], ..Plan::default() }
 }
 
-fn make_plan(view: &View, volume: &Volume, options: &CycleOptions, doubted: &HashSet<u64>) -> Result<Plan> {
+fn make_plan(
+    view: &View,
+    volume: &Volume,
+    options: &CycleOptions,
+    doubted: &HashSet<u64>,
+    find: Find,
+) -> Result<Plan> {
     let start = Start { dir: volume.root.clone(), path: RelPath::root(), old: RelPath::root(), id: ROOT };
     let mut changes: Changes = look::look(view, doubted, start, options.walkers)?;
     let root: Arc<Dir> = volume.root.clone();
@@ -503,5 +528,5 @@ fn make_plan(view: &View, volume: &Volume, options: &CycleOptions, doubted: &Has
     if !is_same {
         changes.dirs.push(Found { path: RelPath::root(), old: RelPath::root(), stat, parent: 0 });
     }
-    Plan::make(view, &root, changes, &options.limit, doubted, options.walkers)
+    Plan::make(view, &root, changes, &options.limit, doubted, options.walkers, find)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use proto::{ExceptionClass, RelPath};
 
 use super::members::{Members, Polled};
-use crate::capture::{Capture, Dirty, Gap, OpenFiles, Resolved, Target, resolve};
+use crate::capture::{Capture, Dirty, Gap, OpenFiles, Resolved, Target, inode, resolve};
 use crate::cycle::{Cycle, CycleOptions, CycleReport, Made, Progress, Scope, Silent, Watch};
 use crate::error::{Error, Result};
 use crate::index::View;
@@ -93,7 +93,17 @@ impl Worker {
         // First who has what open, then the events: of whoever is found, they say how it came to be in the volume.
         let Polled { silent, changed } = self.members.poll(&self.lane.index.view()?, &self.volume)?;
         let mut taken = self.take()?;
-        let retried = if retry == Retry::Yes { self.quarantined()? } else { Vec::new() };
+        let retried = match self.keep_known(&mut taken) {
+            Ok(()) if retry == Retry::Yes => self.quarantined(),
+            result => result.map(|()| Vec::new()),
+        };
+        let retried = match retried {
+            Ok(retried) => retried,
+            Err(error) => {
+                self.put_back(taken);
+                return Err(error);
+            }
+        };
         if taken.is_empty() && retried.is_empty() && self.withheld.is_empty() && changed.is_empty() {
             return Ok(None);
         }
@@ -109,7 +119,7 @@ impl Worker {
                     self.put_back(resolved.part(taken, &report.astray));
                 }
                 self.withheld.clone_from(&report.withheld);
-                if report.published {
+                if report.noted {
                     self.tell_links()?;
                 }
                 Ok(Some(report))
@@ -171,6 +181,16 @@ impl Worker {
                 Ok(all)
             }
         }
+    }
+
+    /// Drops what was told of files that are not in the volume: of a change of its link count a file's place is not told.
+    fn keep_known(&self, taken: &mut Dirty) -> Result<()> {
+        let Watched::Captured { target, .. } = &self.watched else { return Ok(()) };
+        let view = self.lane.index.view()?;
+        taken.keep_objects(|key| match inode(target, key) {
+            Some(ino) => Ok(!view.names_of(ino)?.is_empty()),
+            None => Ok(false),
+        })
     }
 
     fn put_back(&self, taken: Dirty) {
@@ -275,13 +295,23 @@ struct Since<'a> {
 impl Watch for Since<'_> {
     fn was_touched(&mut self, made: Made<'_>) -> Result<bool> {
         // Members first: who leaves the set later sends an event.
-        if self.members.were_touched(&self.view, self.volume, made)? {
+        if self.members.were_touched(&self.view, self.volume, &mut *made)? {
             return Ok(true);
         }
-        match self.capture.drain() {
-            Ok(()) => Ok(!self.target.peek(Dirty::is_empty)),
-            // Not known: called fuzzy. The next cycle meets the same error and says it.
-            Err(_) => Ok(true),
+        // Not known: called fuzzy. The next cycle meets the same error and says it.
+        if self.capture.drain().is_err() {
+            return Ok(true);
         }
+        let objects: Option<HashSet<u64>> = self
+            .target
+            .peek(|dirty| Some(dirty.only_objects()?.filter_map(|key| inode(self.target, key)).collect()));
+        // Link counts of files in other places say nothing.
+        let Some(objects) = objects else { return Ok(true) };
+        for ino in &objects {
+            if !self.view.names_of(*ino)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(!objects.is_empty() && !made(&objects)?.is_empty())
     }
 }

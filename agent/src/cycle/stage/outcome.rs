@@ -229,14 +229,18 @@ impl Stager<'_> {
         let copied = match outcome {
             Ok(copied) => copied,
             Err(CopyError::Target(e)) => return self.fail(format!("read {}", item.path), e),
-            Err(CopyError::Replaced) => return self.vanished(&item),
-            Err(CopyError::Source(e)) => return self.source_failed(&item, &e),
+            Err(CopyError::Replaced) => {
+                self.not_moved(then);
+                return self.vanished(&item);
+            }
+            Err(CopyError::Source(e)) => {
+                self.not_moved(then);
+                return self.source_failed(&item, &e);
+            }
         };
         let entry = entries::of_copied(&copied, self.around.silent.begun);
         if !entry.same_in_mirror(&old) {
-            if let Then::Move(old) = then {
-                self.staged.deletes.push(old);
-            }
+            self.not_moved(then);
             // Content or metadata differ: it is staged anew, from the mirror's own blocks where that helps.
             self.ready.push(Task::File(item));
             return;
@@ -264,6 +268,13 @@ impl Stager<'_> {
                 }
                 self.staged.ops.push(Op::Facts { path: item.path, entry });
             }
+        }
+    }
+
+    /// A rename that is none: what it was to take away is gone from its place nevertheless.
+    pub(super) fn not_moved(&mut self, then: Then) {
+        if let Then::Move(old) = then {
+            self.staged.deletes.push(old);
         }
     }
 
@@ -309,6 +320,10 @@ impl Stager<'_> {
     }
 
     pub(super) fn drop_item(&mut self, item: &Item) {
+        if item.stat.kind == FileKind::Dir && self.filled.iter().any(|path| path.is_within(&item.path)) {
+            // Renames were to bring things into it, and they have left where they were.
+            self.failed.get_or_insert(Error::Raced { path: item.path.clone() });
+        }
         if item.stat.kind != FileKind::Dir
             && item.stat.nlink > 1
             && let Some(next) = self.groups.failed(inode_key(&item.stat))

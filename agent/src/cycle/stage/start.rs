@@ -9,6 +9,7 @@ use transfer::{CopyJob, Durability, How, Identity, Job};
 
 use crate::cycle::acts::{self};
 use crate::cycle::links::Place;
+use crate::cycle::look::inode_key;
 use crate::cycle::tail;
 
 use super::stager::Stager;
@@ -21,8 +22,9 @@ impl Stager<'_> {
             Task::Open(item) => {
                 let (source, target) = (self.source(&item)?, self.target(&item));
                 let (owner, leftover) = (self.create_as(&item), self.resume.is_active());
+                let expect = inode_key(&item.stat);
                 let call = move || -> Box<dyn Any + Send> {
-                    Box::new(acts::open_tree(&source, &target, owner, leftover))
+                    Box::new(acts::open_tree(&source, &target, owner, leftover, expect))
                 };
                 (Doing::Open(item), Job::Call(Box::new(call)))
             }
@@ -36,7 +38,10 @@ impl Stager<'_> {
                 (Doing::Copy(item), job)
             }
             Task::Check(check) => {
-                let job = self.copy_job(&check.item, How::HashOnly)?;
+                let Some(job) = self.copy_job(&check.item, How::HashOnly) else {
+                    self.not_moved(check.then);
+                    return None;
+                };
                 (Doing::Check(check), job)
             }
             Task::Tail(tail) => {
