@@ -49,6 +49,8 @@ pub struct Plan {
     pub halted: Option<String>,
     /// Then: what was not carried out, outermost names only, by the paths of index and volume.
     pub withheld: Vec<RelPath>,
+    /// What changed while it was looked at: to be looked at again.
+    pub again: Vec<RelPath>,
 }
 
 impl Plan {
@@ -74,7 +76,8 @@ impl Plan {
         let unseen = std::mem::take(&mut changes.unseen);
         changes.dirs.retain(|found| !unseen.contains(&found.path));
         changes.missing.retain(|missing| !renames.claimed.contains(&missing.old));
-        drop_orphans(&mut changes, &mut moves);
+        let mut again = drop_contradictions(view, &mut changes, &mut moves)?;
+        again.extend(unseen);
         let mut deleted = 0;
         for missing in &changes.missing {
             deleted += count(view, missing, &renames.claimed)?;
@@ -93,6 +96,7 @@ impl Plan {
             rest: changes,
             halted: None,
             withheld: Vec::new(),
+            again,
         };
         if let Verdict::Halt(why) = limit.judge(deleted, total, plan.rest.is_empty_volume) {
             plan.halt(why);
@@ -162,46 +166,31 @@ pub enum Find {
     Nothing,
 }
 
-/// Drops what would come into a directory that this plan takes away: a look is not of one instant, and has seen the one
-/// before and the other after. The event that came between says so again.
-fn drop_orphans(changes: &mut Changes, moves: &mut Vec<Move>) {
+/// Drops what contradicts the rest: a look is not of one instant, and may have seen something in a directory before that
+/// was replaced, and the new one after. Returns the paths that are to be looked at again.
+fn drop_contradictions(view: &View, changes: &mut Changes, moves: &mut Vec<Move>) -> Result<Vec<RelPath>> {
+    let mut again = Vec::new();
     loop {
-        let gone: HashSet<&RelPath> =
-            changes.missing.iter().map(|m| &m.old).chain(moves.iter().map(|m| &m.old)).collect();
-        let is_new = |found: &&Found| found.stat.kind == FileKind::Dir;
-        let made: HashSet<&RelPath> = changes
-            .new
-            .iter()
-            .filter(is_new)
-            .chain(moves.iter().map(|m| &m.found).filter(is_new))
-            .map(|found| &found.path)
-            .collect();
-        let is_orphan = |path: &RelPath| {
-            let mut at = path.clone();
-            while let Some((above, _)) = at.split_last() {
-                if made.contains(&above) {
-                    return false;
-                }
-                if gone.contains(&above) {
-                    return true;
-                }
-                at = above;
-            }
-            false
-        };
-        let links = changes.links.values().flatten().map(|name| &name.found);
-        let all =
-            changes.new.iter().chain(changes.changed.iter().map(|(found, _)| found)).chain(&changes.dirs);
-        let orphans: HashSet<RelPath> = all
+        let places = Places::of(changes, moves);
+        let links = changes.links.values().flatten().map(|name| (&name.found, name.quick.is_none()));
+        let changed = changes.changed.iter().map(|(found, _)| found).chain(&changes.dirs);
+        let moved = moves.iter().map(|this| (&this.found, true));
+        let mut taken: HashSet<&RelPath> = HashSet::new();
+        let mut dropped: HashSet<(RelPath, RelPath)> = HashSet::new();
+        let all = moved
+            .chain(changes.new.iter().map(|found| (found, true)))
             .chain(links)
-            .chain(moves.iter().map(|m| &m.found))
-            .filter(|found| is_orphan(&found.path))
-            .map(|found| found.path.clone())
-            .collect();
-        if orphans.is_empty() {
-            return;
+            .chain(changed.map(|found| (found, false)));
+        for (found, comes) in all {
+            let is_twice = comes && !taken.insert(&found.path);
+            if is_twice || !places.fit(view, found, comes)? {
+                dropped.insert((found.path.clone(), found.old.clone()));
+            }
         }
-        let stays = |found: &Found| !orphans.contains(&found.path);
+        if dropped.is_empty() {
+            return Ok(again);
+        }
+        let stays = |found: &Found| !dropped.contains(&(found.path.clone(), found.old.clone()));
         changes.new.retain(stays);
         changes.changed.retain(|(found, _)| stays(found));
         changes.dirs.retain(stays);
@@ -213,6 +202,97 @@ fn drop_orphans(changes: &mut Changes, moves: &mut Vec<Move>) {
         for this in moves.extract_if(.., |this| !stays(&this.found)) {
             changes.missing.push(Missing { old: this.old, facts: this.facts });
         }
+        again.extend(dropped.into_iter().map(|(path, _)| path));
+    }
+}
+
+/// Which directories a plan makes, brings and takes away.
+struct Places {
+    /// Paths of the index that are left.
+    gone: HashSet<RelPath>,
+    /// New directories.
+    made: HashSet<RelPath>,
+    /// Renamed directories, by their new paths, with their old ones.
+    brought: HashMap<RelPath, RelPath>,
+    /// Their old paths.
+    from: HashSet<RelPath>,
+}
+
+impl Places {
+    fn of(changes: &Changes, moves: &[Move]) -> Self {
+        let is_dir = |found: &Found| found.stat.kind == FileKind::Dir;
+        let renamed = || moves.iter().filter(|this| is_dir(&this.found));
+        Self {
+            from: renamed().map(|this| this.old.clone()).collect(),
+            gone: changes
+                .missing
+                .iter()
+                .map(|m| &m.old)
+                .chain(moves.iter().map(|m| &m.old))
+                .cloned()
+                .collect(),
+            made: changes.new.iter().filter(|found| is_dir(found)).map(|found| found.path.clone()).collect(),
+            brought: renamed().map(|this| (this.found.path.clone(), this.old.clone())).collect(),
+        }
+    }
+
+    /// True when the directory of `found` will be there; and, for something that comes to be there, its place is free, or
+    /// taken by a file that a file may replace.
+    fn fit(&self, view: &View, found: &Found, comes: bool) -> Result<bool, IndexError> {
+        let mut above = found.path.clone();
+        let mut old = found.path.clone();
+        while let Some((at, _)) = above.split_last() {
+            if self.made.contains(&at) {
+                // All that is in it comes with it, but for renames; and those are into what is not there yet.
+                return Ok(comes);
+            }
+            if let Some(from) = self.brought.get(&at) {
+                old = found.path.rebase(&at, from).unwrap_or(old);
+                break;
+            }
+            above = at;
+        }
+        // From here on as the index has it.
+        let mut at = old.clone();
+        let mut is_self = true;
+        loop {
+            let is_brought = self.from.contains(&at);
+            if self.gone.contains(&at) {
+                // Its own place is free; with what is above it, that went away too, unless it was brought.
+                if !is_self {
+                    return Ok(is_brought && old != found.path);
+                }
+                return Ok(self.parent_stays(&at, old != found.path));
+            }
+            match at.split_last() {
+                Some((up, _)) => at = up,
+                None => break,
+            }
+            is_self = false;
+        }
+        if !comes {
+            return Ok(true);
+        }
+        let row = match old.split_last() {
+            Some((parent, name)) => match view.dir_id(&parent)? {
+                Some(dir) => view.facts(dir, name)?,
+                None => return Ok(false),
+            },
+            None => None,
+        };
+        Ok(row.is_none_or(|row| row.kind != FileKind::Dir && found.stat.kind != FileKind::Dir))
+    }
+
+    /// Whether what holds the path of the index is there still, here or where it was brought.
+    fn parent_stays(&self, path: &RelPath, was_brought: bool) -> bool {
+        let mut at = path.clone();
+        while let Some((above, _)) = at.split_last() {
+            if self.gone.contains(&above) {
+                return was_brought && self.from.contains(&above);
+            }
+            at = above;
+        }
+        true
     }
 }
 

@@ -79,6 +79,9 @@ pub struct CycleReport {
     /// What was not carried out because deletions are halted: to be looked at again in every cycle until they are not.
     #[serde(skip)]
     pub withheld: Vec<RelPath>,
+    /// What changed under the cycle's hands: to be looked at once more.
+    #[serde(skip)]
+    pub again: Vec<RelPath>,
     /// Directories with names to look at that were renamed meanwhile: what was said of them is to be said again.
     #[serde(skip)]
     pub astray: Vec<RelPath>,
@@ -202,6 +205,7 @@ impl Cycle<'_> {
         let dirs: Vec<(RelPath, RelPath, InodeKey)> =
             plan.dirs.iter().map(|d| (d.path.clone(), d.old.clone(), look::inode_key(&d.stat))).collect();
         let seen = plan.rest.fingerprint;
+        let mut again = plan.again.clone();
         let nothing = plan.is_empty() && plan.rest.links_unchanged() && !self.options.full;
         if nothing && self.is_said_already(&view, &plan, covered.as_ref())? {
             // The mirror is not touched, not even to look at it.
@@ -226,6 +230,7 @@ impl Cycle<'_> {
         };
         let started = Instant::now();
         let mut staged = stage(&around, plan, spool, resume)?;
+        again.append(&mut staged.again);
         let stage_time = started.elapsed();
 
         let started = Instant::now();
@@ -254,6 +259,7 @@ impl Cycle<'_> {
             resumed: staged.resumed,
             halted: halted.clone(),
             withheld,
+            again,
             cleaned: std::mem::take(&mut staged.cleaned),
             astray: covered.map_or_else(Vec::new, |covered| covered.astray),
             acls_in_ledger_only: staged.acls_lost,
@@ -332,6 +338,7 @@ impl Cycle<'_> {
         let (Some(covered), Some(head)) = (covered, &self.lane.head) else { return Ok(false) };
         Ok(plan.rest.refused.is_empty()
             && plan.halted == head.halted
+            && plan.again.is_empty()
             && covered.astray.is_empty()
             && !view.exceptions()?.iter().any(|(path, _)| covered.has(path)))
     }
@@ -352,6 +359,7 @@ impl Cycle<'_> {
             totals: view.position().totals,
             halted: head.and_then(|head| head.halted.clone()),
             withheld: Vec::new(),
+            again: Vec::new(),
             astray: Vec::new(),
             noted: false,
             cleaned: HashSet::new(),

@@ -45,8 +45,9 @@ pub struct Worker {
     /// Time over which deletions are summed.
     pub delete_window: Duration,
     deleted: VecDeque<(Instant, u64)>,
-    /// Names that are not in the mirror as they are in the volume, because deletions are halted.
-    withheld: Vec<RelPath>,
+    /// Names that are not in the mirror as they are in the volume, because deletions are halted or because they changed
+    /// while a cycle was at them.
+    again: Vec<RelPath>,
     members: Members,
 }
 
@@ -77,7 +78,7 @@ impl Worker {
             watched,
             delete_window,
             deleted: VecDeque::new(),
-            withheld: Vec::new(),
+            again: Vec::new(),
         };
         worker.tell_links()?;
         Ok(worker)
@@ -104,12 +105,12 @@ impl Worker {
                 return Err(error);
             }
         };
-        if taken.is_empty() && retried.is_empty() && self.withheld.is_empty() && changed.is_empty() {
+        if taken.is_empty() && retried.is_empty() && self.again.is_empty() && changed.is_empty() {
             return Ok(None);
         }
         let mut resolved = self.resolve(&mut taken);
         if let Some(resolved) = &mut resolved {
-            retried.iter().chain(&self.withheld).for_each(|path| resolved.names.add_path(path));
+            retried.iter().chain(&self.again).for_each(|path| resolved.names.add_path(path));
             changed.iter().for_each(|ino| resolved.names.add_inode(*ino));
         }
         match self.run(resolved.as_ref(), &silent, now) {
@@ -118,7 +119,7 @@ impl Worker {
                 if let (Some(resolved), false) = (resolved, report.astray.is_empty()) {
                     self.put_back(resolved.part(taken, &report.astray));
                 }
-                self.withheld.clone_from(&report.withheld);
+                self.again = report.withheld.iter().chain(&report.again).cloned().collect();
                 if report.noted {
                     self.tell_links()?;
                 }

@@ -306,6 +306,7 @@ impl Stager<'_> {
     /// The name is gone or is something else by now. The second look says so, and the next cycle sees it.
     pub(super) fn vanished(&mut self, item: &Item) {
         self.staged.torn = true;
+        self.staged.again.push(item.path.clone());
         self.drop_item(item);
     }
 

@@ -73,6 +73,7 @@ impl<'a> Stager<'a> {
             torn: false,
             acls_lost: false,
             cleaned: HashSet::new(),
+            again: Vec::new(),
             bytes_sent: 0,
             entries: 0,
             resumed: 0,

@@ -140,6 +140,8 @@ pub struct Staged {
     pub torn: bool,
     /// The mount refused to keep ACLs.
     pub acls_lost: bool,
+    /// Paths that changed meanwhile.
+    pub again: Vec<RelPath>,
     /// Inodes that were read with their pages cleaned: from then on their times tell.
     pub cleaned: HashSet<u64>,
     /// Bytes of content sent to the mirror.
