@@ -168,7 +168,7 @@ pub enum Error {
     /// What a cycle was about to do was overtaken by the volume: it begins anew, and this is seen by nobody.
     #[error("{path} went away while it was being replicated")]
     Raced {
-        /// A directory that renames were to fill.
+        /// What was not where it was thought to be.
         path: RelPath,
     },
     /// The copy engine cannot run.

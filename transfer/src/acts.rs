@@ -98,6 +98,17 @@ pub fn create(dir: &Dir, name: &[u8], mode: u32, owner: Option<Owner>) -> Result
     sys::owner::as_owner_or_self(owner, || dir.create(name, mode))
 }
 
+/// Removes what an earlier try left under the target's name, a file or whatever it was then.
+///
+/// # Errors
+/// The kernel's.
+pub fn clear(dir: &Dir, name: &[u8]) -> Result<(), SysError> {
+    match dir.unlink(name) {
+        Err(error) if error.errno == Errno::ISDIR => dir.remove_tree(name).map(|_| ()),
+        other => other,
+    }
+}
+
 /// Stats the source again; gives its attributes too when it is not as in `known`.
 ///
 /// # Errors

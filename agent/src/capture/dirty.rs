@@ -56,7 +56,7 @@ pub struct Dirty {
     pub(super) dirs: HashMap<Key, HashMap<Box<[u8]>, Option<Key>>>,
     /// Objects whose names are not known.
     pub(super) objects: HashSet<Key>,
-    /// Directories that came from outside the volume: what was done in them there is not known.
+    /// Directories that were renamed, perhaps from outside the volume: what was done in them there is not known.
     pub(super) arrived: HashSet<Key>,
     names: usize,
     gap: Option<Gap>,
@@ -102,12 +102,17 @@ impl Dirty {
         }
     }
 
-    /// Takes in a directory that was outside the volume before.
+    /// Takes in a directory that may have been outside the volume before.
     pub fn arrived(&mut self, key: &[u8], now: Instant) {
         self.touched(now);
         if self.gap.is_none() {
             self.arrived.insert(key.into());
         }
+    }
+
+    /// Objects whose names were not told.
+    pub fn objects(&self) -> impl Iterator<Item = &[u8]> {
+        self.objects.iter().map(|key| &**key)
     }
 
     /// Drops the objects that are not `known`: of another place of the file system.

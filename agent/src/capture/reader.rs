@@ -338,17 +338,20 @@ impl Inner {
         }
         self.arrived(event, sides, now);
         if let (Some(object), false) = (content, matches!(sides[0], Some(Side::In(_)))) {
-            self.elsewhere(object, event.at.is_none(), now, touched);
+            // Of a directory that is gone it cannot be said any more where it was.
+            let is_nameless = event.at.is_none() || sides[0].is_none();
+            self.elsewhere(object, is_nameless, now, touched);
         }
     }
 
-    /// A directory that came into a volume: what was done in it before was done outside, and nobody remembers that.
+    /// A directory that came into a volume: what was done in it before may have been done outside, and nobody remembers
+    /// that. Where it came from cannot be told for sure, for its old place may have come in itself since.
     fn arrived(&self, event: &Event<'_>, sides: [Option<Side>; 2], now: Instant) {
         if !event.mask.any(Mask::ONDIR) {
             return;
         }
         let (to, object) = match (event.to.is_some(), event.mask.any(Mask::MOVED_TO)) {
-            (true, _) if sides[0] != sides[1] => (sides[1], event.object),
+            (true, _) => (sides[1], event.object),
             // Where it came from is another event.
             (false, true) => (sides[0], event.object),
             _ => return,

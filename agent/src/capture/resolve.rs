@@ -71,7 +71,7 @@ pub fn resolve(target: &Target, taken: &Dirty) -> Result<Resolved, sys::SysError
         match found {
             Ok((path, ino)) => {
                 if let Some(path) = below(&root, &path).and_then(RelPath::new) {
-                    resolved.names.add_whole(path.clone(), ino);
+                    resolved.names.add_whole(path.clone(), Some(ino));
                     resolved.at.entry(path).or_default().push(key.clone());
                 }
             }

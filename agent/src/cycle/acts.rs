@@ -59,7 +59,15 @@ pub fn open_tree(
     match sys::owner::as_owner_or_self(create_as, || target.0.mkdir(&target.1, mode)) {
         Ok(()) => {}
         Err(e) if e.errno == Errno::EXIST && leftover => {
-            let old = target.0.open_dir(&target.1).map_err(ActError::Target)?;
+            let old = match target.0.open_dir(&target.1) {
+                // It was a file in that run.
+                Err(e) if [Errno::NOTDIR, Errno::LOOP].contains(&e.errno) => {
+                    target.0.remove_tree(&target.1).map_err(ActError::Target)?;
+                    target.0.mkdir(&target.1, mode).map_err(ActError::Target)?;
+                    target.0.open_dir(&target.1).map_err(ActError::Target)?
+                }
+                old => old.map_err(ActError::Target)?,
+            };
             for name in old.names().map_err(ActError::Target)? {
                 if listing.names.binary_search_by(|(n, _)| n.as_ref().cmp(&name)).is_ok() {
                     there.insert(name.into());

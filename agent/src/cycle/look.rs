@@ -286,7 +286,7 @@ impl<'a> Looker<'a> {
             return Ok(());
         };
         let quick = match facts.compare(&stat) {
-            Quick::Same if stat.kind == FileKind::File && self.doubted.contains(&stat.ino) => Quick::Touched,
+            Quick::Same if stat.kind != FileKind::Dir && self.doubted.contains(&stat.ino) => Quick::Touched,
             quick => quick,
         };
         if quick == Quick::OtherType {

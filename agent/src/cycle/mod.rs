@@ -26,7 +26,7 @@ mod tail;
 pub use entries::now;
 pub use guard::DeletionLimit;
 pub use names::Names;
-pub use plan::Plan;
+pub use plan::{Again, Plan};
 pub use run::{Cycle, CycleOptions, CycleReport, Durability, Made, Scope, Watch, preview};
 pub use silent::Silent;
 pub use stage::Progress;

@@ -21,8 +21,8 @@ use crate::volume::Volume;
 pub struct Names {
     dirs: BTreeMap<RelPath, InDir>,
     inodes: BTreeSet<u64>,
-    /// Directories to be compared as a whole, with their inodes.
-    whole: BTreeMap<RelPath, u64>,
+    /// Directories to be compared as a whole, with their inodes as far as it matters.
+    whole: BTreeMap<RelPath, Option<u64>>,
     count: usize,
 }
 
@@ -52,7 +52,7 @@ impl Names {
     }
 
     /// Adds a directory that was where nobody watched: all that is in it is compared, even if it seems to be as it was.
-    pub fn add_whole(&mut self, path: RelPath, ino: u64) {
+    pub fn add_whole(&mut self, path: RelPath, ino: Option<u64>) {
         self.add_path(&path);
         self.whole.insert(path, ino);
     }
@@ -177,9 +177,9 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     /// A directory that the index has as this inode, and yet all of it is to be compared. Another one is so anyway.
-    fn whole(&mut self, path: &RelPath, ino: u64) -> Result<()> {
+    fn whole(&mut self, path: &RelPath, ino: Option<u64>) -> Result<()> {
         match self.hold(path)? {
-            Held::Open(open) if open.stat.ino == ino => {
+            Held::Open(open) if ino.is_none_or(|ino| open.stat.ino == ino) => {
                 self.covered.trees.insert(path.clone());
                 let (path, old) = (path.clone(), path.clone());
                 self.walks.push(Start { dir: open.dir.clone(), path, old, id: open.id });

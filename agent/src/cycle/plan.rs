@@ -50,7 +50,37 @@ pub struct Plan {
     /// Then: what was not carried out, outermost names only, by the paths of index and volume.
     pub withheld: Vec<RelPath>,
     /// What changed while it was looked at: to be looked at again.
-    pub again: Vec<RelPath>,
+    pub again: Again,
+}
+
+/// What is to be looked at again in the next cycle, though no event may say so.
+#[derive(Clone, Debug, Default)]
+pub struct Again {
+    /// Single names.
+    pub names: Vec<RelPath>,
+    /// Directories with all that is in them.
+    pub trees: Vec<RelPath>,
+    /// Files whose names may not be linked in the mirror as they are in the volume.
+    pub inodes: HashSet<u64>,
+}
+
+impl Again {
+    /// True when it is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.trees.is_empty() && self.inodes.is_empty()
+    }
+
+    /// Adds a path, by what was there.
+    pub fn add(&mut self, path: RelPath, kind: FileKind) {
+        if kind == FileKind::Dir { self.trees.push(path) } else { self.names.push(path) }
+    }
+
+    /// Adds all of `other`.
+    pub fn append(&mut self, other: Again) {
+        self.names.extend(other.names);
+        self.trees.extend(other.trees);
+        self.inodes.extend(other.inodes);
+    }
 }
 
 impl Plan {
@@ -77,7 +107,7 @@ impl Plan {
         changes.dirs.retain(|found| !unseen.contains(&found.path));
         changes.missing.retain(|missing| !renames.claimed.contains(&missing.old));
         let mut again = drop_contradictions(view, &mut changes, &mut moves)?;
-        again.extend(unseen);
+        again.trees.extend(unseen);
         let mut deleted = 0;
         for missing in &changes.missing {
             deleted += count(view, missing, &renames.claimed)?;
@@ -168,15 +198,15 @@ pub enum Find {
 
 /// Drops what contradicts the rest: a look is not of one instant, and may have seen something in a directory before that
 /// was replaced, and the new one after. Returns the paths that are to be looked at again.
-fn drop_contradictions(view: &View, changes: &mut Changes, moves: &mut Vec<Move>) -> Result<Vec<RelPath>> {
-    let mut again = Vec::new();
+fn drop_contradictions(view: &View, changes: &mut Changes, moves: &mut Vec<Move>) -> Result<Again> {
+    let mut again = Again::default();
     loop {
         let places = Places::of(changes, moves);
         let links = changes.links.values().flatten().map(|name| (&name.found, name.quick.is_none()));
         let changed = changes.changed.iter().map(|(found, _)| found).chain(&changes.dirs);
         let moved = moves.iter().map(|this| (&this.found, true));
         let mut taken: HashSet<&RelPath> = HashSet::new();
-        let mut dropped: HashSet<(RelPath, RelPath)> = HashSet::new();
+        let mut dropped: HashMap<(RelPath, RelPath), FileKind> = HashMap::new();
         let all = moved
             .chain(changes.new.iter().map(|found| (found, true)))
             .chain(links)
@@ -184,13 +214,13 @@ fn drop_contradictions(view: &View, changes: &mut Changes, moves: &mut Vec<Move>
         for (found, comes) in all {
             let is_twice = comes && !taken.insert(&found.path);
             if is_twice || !places.fit(view, found, comes)? {
-                dropped.insert((found.path.clone(), found.old.clone()));
+                dropped.insert((found.path.clone(), found.old.clone()), found.stat.kind);
             }
         }
         if dropped.is_empty() {
             return Ok(again);
         }
-        let stays = |found: &Found| !dropped.contains(&(found.path.clone(), found.old.clone()));
+        let stays = |found: &Found| !dropped.contains_key(&(found.path.clone(), found.old.clone()));
         changes.new.retain(stays);
         changes.changed.retain(|(found, _)| stays(found));
         changes.dirs.retain(stays);
@@ -202,7 +232,7 @@ fn drop_contradictions(view: &View, changes: &mut Changes, moves: &mut Vec<Move>
         for this in moves.extract_if(.., |this| !stays(&this.found)) {
             changes.missing.push(Missing { old: this.old, facts: this.facts });
         }
-        again.extend(dropped.into_iter().map(|(path, _)| path));
+        dropped.into_iter().for_each(|((path, _), kind)| again.add(path, kind));
     }
 }
 

@@ -13,11 +13,11 @@ use super::guard::DeletionLimit;
 use super::listing::Fingerprint;
 use super::look::{self, Changes, Found, InodeKey, Start};
 use super::names::{self, Covered, Names};
-use super::plan::{Find, Plan};
+use super::plan::{Again, Find, Plan};
 use super::silent::Silent;
 use super::stage::{Around, Progress, Staged, stage};
 use crate::error::{Error, Result, on_mirror};
-use crate::index::{Quick, ROOT, View};
+use crate::index::{IndexError, Quick, ROOT, View};
 use crate::lane::Lane;
 use crate::ledger::{LogFile, Publish, Tenure};
 use crate::volume::Volume;
@@ -81,7 +81,7 @@ pub struct CycleReport {
     pub withheld: Vec<RelPath>,
     /// What changed under the cycle's hands: to be looked at once more.
     #[serde(skip)]
-    pub again: Vec<RelPath>,
+    pub again: Again,
     /// Directories with names to look at that were renamed meanwhile: what was said of them is to be said again.
     #[serde(skip)]
     pub astray: Vec<RelPath>,
@@ -230,7 +230,7 @@ impl Cycle<'_> {
         };
         let started = Instant::now();
         let mut staged = stage(&around, plan, spool, resume)?;
-        again.append(&mut staged.again);
+        again.append(std::mem::take(&mut staged.again));
         let stage_time = started.elapsed();
 
         let started = Instant::now();
@@ -275,7 +275,7 @@ impl Cycle<'_> {
             && halted == self.lane.head.as_ref().and_then(|head| head.halted.clone())
             && self.lane.head.is_some();
         if only_facts {
-            self.remember_facts(&staged.ops, &dir_ops)?;
+            self.remember_facts(&staged.ops, &dir_ops).map_err(raced)?;
             report.noted = true;
             self.forget_spools()?;
             return Ok(report);
@@ -300,13 +300,13 @@ impl Cycle<'_> {
             let mut emit = Emit { log: &mut log, applying: &mut applying, batch: Vec::new() };
             outs.list.sort_by(|a, b| b.0.depth().cmp(&a.0.depth()).then_with(|| a.0.cmp(&b.0)));
             for (path, to) in std::mem::take(&mut outs.list) {
-                emit.op(Op::Out { path, to })?;
+                emit.op(Op::Out { path, to }).map_err(raced)?;
             }
-            emit.installs(&mut staged, !moves.is_empty())?;
+            emit.installs(&mut staged, !moves.is_empty()).map_err(raced)?;
             for op in dir_ops.into_iter().chain(exceptions) {
-                emit.op(op)?;
+                emit.op(op).map_err(raced)?;
             }
-            emit.flush()?;
+            emit.flush().map_err(raced)?;
         }
         let totals = applying.totals();
         let log = log.finish(cut, totals, halted, now())?;
@@ -359,7 +359,7 @@ impl Cycle<'_> {
             totals: view.position().totals,
             halted: head.and_then(|head| head.halted.clone()),
             withheld: Vec::new(),
-            again: Vec::new(),
+            again: Again::default(),
             astray: Vec::new(),
             noted: false,
             cleaned: HashSet::new(),
@@ -471,6 +471,14 @@ impl Cycle<'_> {
             target: if self.is_fuse() { transfer::Side::MayHang } else { transfer::Side::Local },
             ..transfer::Options::default()
         }
+    }
+}
+
+/// The plan was made of the very index that it does not fit: it contradicts itself, for the volume changed meanwhile.
+fn raced(error: Error) -> Error {
+    match error {
+        Error::Index(IndexError::Diverged { path, .. }) => Error::Raced { path },
+        error => error,
     }
 }
 

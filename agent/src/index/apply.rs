@@ -72,6 +72,7 @@ impl Applying {
                 }
                 Op::Below { path, entry } => at.put(path, entry)?,
                 Op::Dir { path, entry, .. } | Op::Facts { path, entry } | Op::Grow { path, entry, .. } => {
+                    at.has(path, entry)?;
                     at.put(path, entry)?;
                 }
                 Op::Except { path, exception } => {
@@ -168,6 +169,14 @@ impl Tables<'_, '_> {
             None => Ok(key(DirId(0), b"root")),
             Some((parent, name)) => Ok(key(self.dir_id(&parent)?, name)),
         }
+    }
+
+    /// What is only changed has to be there, or the index would have more than the mirror.
+    fn has(&mut self, path: &RelPath, entry: &Entry) -> Result<(), IndexError> {
+        let key = self.row_key(path)?;
+        let row = self.entries.get(key.as_slice()).map_err(store("get"))?;
+        let old = row.and_then(|row| Row(row.value()).facts());
+        if old.is_some_and(|old| old.kind == kind_of(entry)) { Ok(()) } else { Err(self.diverged(path)) }
     }
 
     /// A rename replaces no directory, and a directory replaces nothing. A log that says so could not be published.

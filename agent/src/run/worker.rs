@@ -8,7 +8,7 @@ use proto::{ExceptionClass, RelPath};
 
 use super::members::{Members, Polled};
 use crate::capture::{Capture, Dirty, Gap, OpenFiles, Resolved, Target, inode, resolve};
-use crate::cycle::{Cycle, CycleOptions, CycleReport, Made, Progress, Scope, Silent, Watch};
+use crate::cycle::{Again, Cycle, CycleOptions, CycleReport, Made, Progress, Scope, Silent, Watch};
 use crate::error::{Error, Result};
 use crate::index::View;
 use crate::lane::Lane;
@@ -47,9 +47,15 @@ pub struct Worker {
     deleted: VecDeque<(Instant, u64)>,
     /// Names that are not in the mirror as they are in the volume, because deletions are halted or because they changed
     /// while a cycle was at them.
-    again: Vec<RelPath>,
+    again: Again,
     members: Members,
+    /// Inodes whose link count changed. Who holds one open under a name that was outside, and is gone, can write to it still,
+    /// and the events speak of that name.
+    relinked: HashSet<u64>,
 }
+
+/// Inodes kept as relinked; beyond that the memory starts anew.
+const RELINKED_MAX: usize = 1 << 20;
 
 impl Worker {
     /// A worker that has done nothing yet.
@@ -70,6 +76,7 @@ impl Worker {
         };
         let worker = Self {
             members: Members::new(open_files),
+            relinked: HashSet::new(),
             lane,
             tenure,
             volume,
@@ -78,7 +85,7 @@ impl Worker {
             watched,
             delete_window,
             deleted: VecDeque::new(),
-            again: Vec::new(),
+            again: Again::default(),
         };
         worker.tell_links()?;
         Ok(worker)
@@ -92,8 +99,9 @@ impl Worker {
     /// Those of [`Cycle::run`]; what was to be looked at is to be looked at still.
     pub fn cycle(&mut self, retry: Retry, now: Instant) -> Result<Option<CycleReport>> {
         // First who has what open, then the events: of whoever is found, they say how it came to be in the volume.
-        let Polled { silent, changed } = self.members.poll(&self.lane.index.view()?, &self.volume)?;
+        let Polled { mut silent, changed } = self.members.poll(&self.lane.index.view()?, &self.volume)?;
         let mut taken = self.take()?;
+        let relinked = self.relinked(&taken);
         let retried = match self.keep_known(&mut taken) {
             Ok(()) if retry == Retry::Yes => self.quarantined(),
             result => result.map(|()| Vec::new()),
@@ -108,10 +116,13 @@ impl Worker {
         if taken.is_empty() && retried.is_empty() && self.again.is_empty() && changed.is_empty() {
             return Ok(None);
         }
+        // Whatever their times say: it is not their content that is in doubt.
+        silent.doubted.extend(&self.again.inodes);
         let mut resolved = self.resolve(&mut taken);
         if let Some(resolved) = &mut resolved {
-            retried.iter().chain(&self.again).for_each(|path| resolved.names.add_path(path));
-            changed.iter().for_each(|ino| resolved.names.add_inode(*ino));
+            retried.iter().chain(&self.again.names).for_each(|path| resolved.names.add_path(path));
+            self.again.trees.iter().for_each(|path| resolved.names.add_whole(path.clone(), None));
+            changed.iter().chain(&self.again.inodes).for_each(|ino| resolved.names.add_inode(*ino));
         }
         match self.run(resolved.as_ref(), &silent, now) {
             Ok(report) => {
@@ -119,8 +130,10 @@ impl Worker {
                 if let (Some(resolved), false) = (resolved, report.astray.is_empty()) {
                     self.put_back(resolved.part(taken, &report.astray));
                 }
-                self.again = report.withheld.iter().chain(&report.again).cloned().collect();
-                if report.noted {
+                self.again = report.again.clone();
+                self.again.names.extend(report.withheld.iter().cloned());
+                let is_news = self.remember_relinked(relinked)?;
+                if report.noted || is_news {
                     self.tell_links()?;
                 }
                 Ok(Some(report))
@@ -192,6 +205,33 @@ impl Worker {
             Some(ino) => Ok(!view.names_of(ino)?.is_empty()),
             None => Ok(false),
         })
+    }
+
+    fn relinked(&self, taken: &Dirty) -> Vec<u64> {
+        match &self.watched {
+            Watched::Captured { target, .. } => {
+                taken.objects().filter_map(|key| inode(target, key)).collect()
+            }
+            Watched::Walked => Vec::new(),
+        }
+    }
+
+    /// Of these inodes, remembers those that the mirror has; true when one was not remembered before.
+    fn remember_relinked(&mut self, inodes: Vec<u64>) -> Result<bool> {
+        if inodes.is_empty() {
+            return Ok(false);
+        }
+        let view = self.lane.index.view()?;
+        let mut is_news = false;
+        for ino in inodes {
+            if !view.names_of(ino)?.is_empty() {
+                if self.relinked.len() >= RELINKED_MAX {
+                    self.relinked.clear();
+                }
+                is_news |= self.relinked.insert(ino);
+            }
+        }
+        Ok(is_news)
     }
 
     fn put_back(&self, taken: Dirty) {
@@ -267,7 +307,8 @@ impl Worker {
     /// Tells capture which inodes can be written to under names that are not in the volume.
     fn tell_links(&self) -> Result<()> {
         if let Watched::Captured { target, .. } = &self.watched {
-            let linked = self.lane.index.view()?.linked()?.collect::<Result<HashSet<u64>, _>>()?;
+            let mut linked = self.lane.index.view()?.linked()?.collect::<Result<HashSet<u64>, _>>()?;
+            linked.extend(&self.relinked);
             target.set_linked(linked);
         }
         Ok(())

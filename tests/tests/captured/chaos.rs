@@ -96,9 +96,52 @@ impl Field {
         compare(&self.site.volume, &self.site.mirror, &Options::default()).unwrap()
     }
 
+    fn debug(&self, report: &Report) {
+        use std::os::unix::fs::MetadataExt;
+        let view = self.worker.lane.index.view().unwrap();
+        eprintln!("writing {:?}", self.worker.writing().iter().map(ToString::to_string).collect::<Vec<_>>());
+        let show = |path: &str| {
+            let rel = proto::RelPath::new(path.as_bytes()).unwrap();
+            let e = view
+                .entry(&rel)
+                .unwrap()
+                .map(|e| (e.origin.ino, e.linked, e.origin.racy, e.origin.ctime, e.size()));
+            let v = std::fs::symlink_metadata(self.site.volume.join(path))
+                .map(|m| (m.ino(), m.nlink(), m.ctime(), m.ctime_nsec(), m.size(), m.file_type()))
+                .ok();
+            let m = std::fs::symlink_metadata(self.site.mirror.join(path))
+                .map(|m| (m.ino(), m.nlink(), m.size(), m.file_type()))
+                .ok();
+            eprintln!("{path}: index {e:?}\n   volume {v:?}\n   mirror {m:?}");
+            if let Some(v) = v {
+                eprintln!(
+                    "   names of {}: {:?}",
+                    v.0,
+                    view.names_of(v.0).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
+                );
+                let f = std::process::Command::new("find")
+                    .arg(self.site.volume.parent().unwrap())
+                    .arg("-inum")
+                    .arg(v.0.to_string())
+                    .output()
+                    .unwrap();
+                eprintln!("   really: {}", String::from_utf8_lossy(&f.stdout).replace("\n", " "));
+            }
+        };
+        for d in report.differences.iter().take(4) {
+            show(std::str::from_utf8(&d.path).unwrap());
+            if let Some(other) = d.detail.strip_prefix("linked with ") {
+                show(other.split(' ').next().unwrap());
+            }
+        }
+    }
+
     /// The mirror is what the volume is, and the index is sound.
     fn check(&self, at: &str) {
         let report = self.judge();
+        if !report.is_same() {
+            self.debug(&report);
+        }
         assert!(report.is_same(), "{at}: mirror and volume differ:\n{report}");
         self.worker.lane.index.view().unwrap().audit().unwrap_or_else(|e| panic!("{at}: audit: {e}"));
         let quarantined = self.worker.lane.index.view().unwrap().position().totals.quarantined;

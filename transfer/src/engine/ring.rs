@@ -280,9 +280,9 @@ impl RingEngine {
                     Err(error) => return Ok(Some(Did::Create(Err(error)))),
                 }
             }
-            Act::Clear => {
-                self.pool.put(move |_| Message::Did(index, Did::Clear(job.target.0.unlink(&job.target.1))))?
-            }
+            Act::Clear => self
+                .pool
+                .put(move |_| Message::Did(index, Did::Clear(acts::clear(&job.target.0, &job.target.1))))?,
             Act::Unlink => {
                 self.pool
                     .put(move |_| Message::Did(index, Did::Unlink(job.target.0.unlink(&job.target.1))))?;

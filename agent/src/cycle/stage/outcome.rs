@@ -75,12 +75,34 @@ impl Stager<'_> {
 
     pub(super) fn content_staged(&mut self, item: Item, entry: Entry) {
         if item.stat.nlink > 1 {
+            if let Err(error) = self.check_names(&item) {
+                self.failed.get_or_insert(error);
+            }
             let place = Place::Stage(self.place(&item));
             for waiting in self.groups.ready(inode_key(&item.stat), place.clone(), &entry) {
                 self.ready.push(Task::Link(waiting, place.clone(), Box::new(entry.clone())));
             }
         }
         self.done_item(item, entry);
+    }
+
+    /// Names that the mirror has of an inode and that were not looked at in this cycle, as it was met inside a new
+    /// directory, or linked a moment ago: they are not links of what is staged now. The next cycle brings them together.
+    fn check_names(&mut self, item: &Item) -> Result<()> {
+        let key = inode_key(&item.stat);
+        for path in self.around.view.names_of(key.0)? {
+            if path == item.path || self.groups.has(key, &path) {
+                continue;
+            }
+            let there = path.split_last().and_then(|(parent, name)| {
+                self.around.volume.root.open_below(parent.components()).ok()?.glance(name).ok()
+            });
+            if there.is_some_and(|stat| inode_key(&stat) == key) {
+                self.staged.again.inodes.insert(key.0);
+                self.staged.torn = true;
+            }
+        }
+        Ok(())
     }
 
     /// A name is staged: records it, and finishes its directory if it was the last.
@@ -306,7 +328,7 @@ impl Stager<'_> {
     /// The name is gone or is something else by now. The second look says so, and the next cycle sees it.
     pub(super) fn vanished(&mut self, item: &Item) {
         self.staged.torn = true;
-        self.staged.again.push(item.path.clone());
+        self.staged.again.add(item.path.clone(), item.stat.kind);
         self.drop_item(item);
     }
 

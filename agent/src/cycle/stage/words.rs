@@ -13,6 +13,7 @@ use crate::cycle::exceptions::Exceptions;
 use crate::cycle::links::Place;
 use crate::cycle::listing::Fingerprint;
 use crate::cycle::look::InodeKey;
+use crate::cycle::plan::Again;
 use crate::cycle::silent::Silent;
 use crate::cycle::spool::Spool;
 use crate::index::View;
@@ -141,7 +142,7 @@ pub struct Staged {
     /// The mount refused to keep ACLs.
     pub acls_lost: bool,
     /// Paths that changed meanwhile.
-    pub again: Vec<RelPath>,
+    pub again: Again,
     /// Inodes that were read with their pages cleaned: from then on their times tell.
     pub cleaned: HashSet<u64>,
     /// Bytes of content sent to the mirror.
