@@ -37,7 +37,8 @@ impl Resolved {
     }
 }
 
-/// Finds out where everything in `taken` is now. What is gone is left out: the names it had are in the set too.
+/// Finds out where everything in `taken` is now. What is gone is left out: the names it had are in the set too. Only files
+/// that were written to through a name in it may have another one.
 ///
 /// # Errors
 /// The kernel refuses for another reason than that something is gone.
@@ -49,13 +50,17 @@ pub fn resolve(target: &Target, taken: &Dirty) -> Result<Resolved, sys::SysError
             let stat = sys::handle::stat(&held)?;
             Ok((sys::handle::path_of(&held)?, stat.ino))
         });
-        let (path, ino) = match found {
-            Ok(found) => found,
-            Err(e) if e.is_gone() => continue,
+        let found = match found {
+            // Moved out of the volume since: nothing, too. The name it had there is in the set.
+            Ok((path, ino)) => below(&root, &path).and_then(RelPath::new).map(|path| (path, ino)),
+            Err(e) if e.is_gone() => None,
             Err(e) => return Err(e),
         };
-        // Moved out of the volume since: the name it had there is in the set.
-        let Some(path) = below(&root, &path).and_then(RelPath::new) else { continue };
+        let Some((path, ino)) = found else {
+            let objects = names.values().flatten().filter_map(|key| inode(target, key));
+            objects.for_each(|object| resolved.names.add_inode(object));
+            continue;
+        };
         for (name, object) in names {
             let name: &[u8] = if **name == *b"." { b"" } else { name };
             let object = object.as_deref().and_then(|key| inode(target, key));

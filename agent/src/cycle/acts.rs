@@ -35,13 +35,14 @@ pub struct Opened {
 }
 
 /// Makes a directory in the stage and reads the one in the volume, which is still `expect`: what else is known of it,
-/// renames into it first of all, was said of that one. It belongs to its owner from the start, who may
+/// renames into it first of all, was said of that one. Where an earlier run may have left something there, `leftover` says
+/// which names a rename will bring: whatever else has them goes. It belongs to its owner from the start, who may
 /// then create in it; the mirror's own root stays root's alone.
 pub fn open_tree(
     source: &At,
     target: &At,
     create_as: Option<Owner>,
-    leftover: bool,
+    leftover: Option<&HashSet<Box<[u8]>>>,
     expect: InodeKey,
 ) -> Result<Opened, ActError> {
     let mut buffer = WalkBuffer::default();
@@ -58,7 +59,7 @@ pub fn open_tree(
     let mode = if is_root { 0o700 } else { listing.stat.mode & 0o777 | 0o700 };
     match sys::owner::as_owner_or_self(create_as, || target.0.mkdir(&target.1, mode)) {
         Ok(()) => {}
-        Err(e) if e.errno == Errno::EXIST && leftover => {
+        Err(e) if e.errno == Errno::EXIST && leftover.is_some() => {
             let old = match target.0.open_dir(&target.1) {
                 // It was a file in that run.
                 Err(e) if [Errno::NOTDIR, Errno::LOOP].contains(&e.errno) => {
@@ -69,7 +70,8 @@ pub fn open_tree(
                 old => old.map_err(ActError::Target)?,
             };
             for name in old.names().map_err(ActError::Target)? {
-                if listing.names.binary_search_by(|(n, _)| n.as_ref().cmp(&name)).is_ok() {
+                let comes = leftover.is_some_and(|filled| filled.contains(name.as_slice()));
+                if !comes && listing.names.binary_search_by(|(n, _)| n.as_ref().cmp(&name)).is_ok() {
                     there.insert(name.into());
                 } else {
                     old.remove_tree(&name).map_err(ActError::Target)?;

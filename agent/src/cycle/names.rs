@@ -131,11 +131,11 @@ pub fn look_at(
     for ino in &names.inodes {
         pass.all_names(*ino)?;
     }
-    while let Some((path, here)) = pass.todo.pop_first() {
-        pass.directory(&path, here)?;
-    }
     for (path, ino) in &names.whole {
         pass.whole(path, *ino)?;
+    }
+    while let Some((path, here)) = pass.todo.pop_first() {
+        pass.directory(&path, here)?;
     }
     let Pass { looker, covered, walks, .. } = pass;
     let mut changes = looker.changes;
@@ -193,7 +193,11 @@ impl Pass<'_> {
     fn directory(&mut self, path: &RelPath, here: InDir) -> Result<()> {
         let open = match self.hold(path)? {
             Held::Open(open) => open,
-            Held::Covered => return Ok(()),
+            Held::Covered => {
+                // All that is in it, but not what was written to through a name that it had there: that may be elsewhere.
+                let objects: Vec<u64> = here.names.values().copied().flatten().collect();
+                return objects.into_iter().try_for_each(|object| self.all_names(object));
+            }
             Held::Gone => {
                 self.covered.astray.push(path.clone());
                 return Ok(());

@@ -354,7 +354,20 @@ impl Stager<'_> {
             self.ready.push(content(next));
         }
         if let Dest::Tree(id) = item.dest {
+            self.remove_leftover(id, item);
             self.child_done(id);
+        }
+    }
+
+    /// What an earlier run staged of something that is not staged now would be published with its directory.
+    fn remove_leftover(&mut self, id: u64, item: &Item) {
+        let Some(tree) = self.trees.get(&id) else { return };
+        let Some((_, name)) = item.path.split_last() else { return };
+        if tree.there.contains(name)
+            && let Err(e) = tree.stage.remove_tree(name)
+            && e.errno != sys::Errno::NOENT
+        {
+            self.fail(format!("remove what is left of {}", item.path), e);
         }
     }
 

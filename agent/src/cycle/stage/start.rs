@@ -1,9 +1,10 @@
 //! From a task to a job of the engine.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use proto::Body;
+use proto::{Body, RelPath};
 use sys::{Dir, Owner};
 use transfer::{CopyJob, Durability, How, Identity, Job};
 
@@ -21,10 +22,11 @@ impl Stager<'_> {
         let (doing, job) = match task {
             Task::Open(item) => {
                 let (source, target) = (self.source(&item)?, self.target(&item));
-                let (owner, leftover) = (self.create_as(&item), self.resume.is_active());
+                let owner = self.create_as(&item);
+                let leftover = self.resume.is_active().then(|| self.filled_in(&item.path));
                 let expect = inode_key(&item.stat);
                 let call = move || -> Box<dyn Any + Send> {
-                    Box::new(acts::open_tree(&source, &target, owner, leftover, expect))
+                    Box::new(acts::open_tree(&source, &target, owner, leftover.as_ref(), expect))
                 };
                 (Doing::Open(item), Job::Call(Box::new(call)))
             }
@@ -87,6 +89,12 @@ impl Stager<'_> {
         self.next_tag += 1;
         self.doing.insert(self.next_tag, doing);
         Some((self.next_tag, job))
+    }
+
+    /// Names in a new directory that renames bring.
+    fn filled_in(&self, dir: &RelPath) -> HashSet<Box<[u8]>> {
+        let split = self.filled.iter().filter_map(|path| path.split_last());
+        split.filter(|(parent, _)| parent == dir).map(|(_, name)| Box::from(name)).collect()
     }
 
     /// Directory and name in the volume; nothing if the directory is gone, and then the item is dropped.
