@@ -78,7 +78,10 @@ impl Dirty {
         match names.get_mut(name) {
             Some(known) => {
                 if let (Some(object), true) = (object, known.as_deref() != object) {
-                    *known = Some(object.into());
+                    // The one that had this name before may have another.
+                    if let Some(before) = known.replace(object.into()) {
+                        self.object(&before, now);
+                    }
                 }
             }
             None => {
@@ -226,6 +229,19 @@ mod tests {
         assert_eq!(dirty.len(), 3);
         assert_eq!((dirty.oldest(), dirty.newest()), (Some(begin), Some(later)));
         assert_eq!(dirty.dirs[&b"d"[..]][&b"b"[..]].as_deref(), Some(&b"x"[..]));
+    }
+
+    /// The story: a file was written to through a descriptor whose name had gone, and then another was made under that name.
+    /// The first had a second name; nobody looked at it.
+    #[test]
+    fn an_object_is_not_forgotten_for_the_next_one_of_its_name() {
+        let now = Instant::now();
+        let mut dirty = Dirty::default();
+        dirty.name(b"d", b"a", Some(b"x"), now);
+        dirty.name(b"d", b"a", None, now);
+        dirty.name(b"d", b"a", Some(b"y"), now);
+        assert_eq!(dirty.dirs[&b"d"[..]][&b"a"[..]].as_deref(), Some(&b"y"[..]));
+        assert_eq!(dirty.objects().collect::<Vec<_>>(), [b"x"]);
     }
 
     #[test]

@@ -59,6 +59,31 @@ struct State {
     elsewhere: HashMap<u64, Key>,
     /// There were too many to be kept.
     elsewhere_lost: bool,
+    relinked: Relinked,
+}
+
+/// Inodes whose link count changed, wherever they are. Who holds one open under a name that was outside the volume, and is
+/// gone, can write to it still, and the events speak of that name.
+#[derive(Default)]
+struct Relinked {
+    young: HashSet<u64>,
+    old: HashSet<u64>,
+}
+
+impl Relinked {
+    /// Half of the inodes that are remembered; the oldest are forgotten.
+    const HALF: usize = 1 << 19;
+
+    fn insert(&mut self, ino: u64) {
+        if self.young.len() >= Self::HALF {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(ino);
+    }
+
+    fn contains(&self, ino: u64) -> bool {
+        self.young.contains(&ino) || self.old.contains(&ino)
+    }
 }
 
 /// Inodes kept in `elsewhere`.
@@ -376,7 +401,11 @@ impl Inner {
             }
             let mut state = target.lock();
             let ino = *ino.get_or_insert_with(|| handle(object).ino());
-            if is_nameless || ino.is_none_or(|ino| state.linked.contains(&ino)) {
+            if let (true, Some(ino)) = (is_nameless, ino) {
+                state.relinked.insert(ino);
+            }
+            let is_known = |ino| state.linked.contains(&ino) || state.relinked.contains(ino);
+            if is_nameless || ino.is_none_or(is_known) {
                 state.dirty.object(object, now);
                 touched[at] = true;
             } else if let Some(ino) = ino {

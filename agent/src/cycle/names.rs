@@ -41,8 +41,21 @@ impl Names {
         let here = self.dirs.entry(dir).or_default();
         here.ino = here.ino.or(ino);
         if !name.is_empty() {
-            let old = here.names.insert(name.into(), object);
-            self.count += usize::from(old.is_none());
+            match here.names.get_mut(name) {
+                Some(known) => {
+                    let before = *known;
+                    *known = object.or(before);
+                    // The one that had this name before may have another.
+                    before
+                        .filter(|before| *known != Some(*before))
+                        .into_iter()
+                        .for_each(|ino| self.add_inode(ino));
+                }
+                None => {
+                    here.names.insert(name.into(), object);
+                    self.count += 1;
+                }
+            }
         }
     }
 
@@ -83,6 +96,8 @@ pub struct Covered {
     trees: HashSet<RelPath>,
     /// Directories that were not where they were said to be: to be asked for again.
     pub astray: Vec<RelPath>,
+    /// Inodes with a name in one of those.
+    pub inodes: HashSet<u64>,
 }
 
 impl Covered {
@@ -125,6 +140,7 @@ pub fn look_at(
         held: HashMap::from([(RelPath::root(), Held::Open(Arc::new(Open { dir: root, stat, id: ROOT })))]),
         todo: names.dirs.clone(),
         inodes: HashSet::new(),
+        asked: HashMap::new(),
         covered: Covered::default(),
         walks: Vec::new(),
     };
@@ -171,6 +187,8 @@ struct Pass<'a> {
     todo: BTreeMap<RelPath, InDir>,
     /// Whose other names were asked for.
     inodes: HashSet<u64>,
+    /// By directory: of whom a name in it was asked for.
+    asked: HashMap<RelPath, Vec<u64>>,
     covered: Covered,
     walks: Vec<Start>,
 }
@@ -199,12 +217,12 @@ impl Pass<'_> {
                 return objects.into_iter().try_for_each(|object| self.all_names(object));
             }
             Held::Gone => {
-                self.covered.astray.push(path.clone());
+                self.astray(path);
                 return Ok(());
             }
         };
         if here.ino.is_some_and(|ino| ino != open.stat.ino) {
-            self.covered.astray.push(path.clone());
+            self.astray(path);
             return Ok(());
         }
         self.itself(path, &open)?;
@@ -222,6 +240,11 @@ impl Pass<'_> {
             }
         }
         Ok(())
+    }
+
+    fn astray(&mut self, path: &RelPath) {
+        self.covered.astray.push(path.clone());
+        self.covered.inodes.extend(self.asked.get(path).into_iter().flatten());
     }
 
     /// The directory at `path`, if it is the one that the index has there.
@@ -368,6 +391,7 @@ impl Pass<'_> {
         }
         for path in self.view.names_of(ino)? {
             if let (false, Some((parent, name))) = (self.covered.names.contains(&path), path.split_last()) {
+                self.asked.entry(parent.clone()).or_default().push(ino);
                 self.todo.entry(parent).or_default().names.entry(name.into()).or_default();
             }
         }

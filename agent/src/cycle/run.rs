@@ -251,6 +251,9 @@ impl Cycle<'_> {
         )?;
         let exceptions = if replaced { self.all_exceptions(&staged) } else { exceptions };
 
+        let (astray, inodes) =
+            covered.map_or_else(Default::default, |covered| (covered.astray, covered.inodes));
+        again.inodes.extend(inodes);
         let mut report = CycleReport {
             staged: staged.entries,
             bytes_sent: staged.bytes_sent,
@@ -261,7 +264,7 @@ impl Cycle<'_> {
             withheld,
             again,
             cleaned: std::mem::take(&mut staged.cleaned),
-            astray: covered.map_or_else(Vec::new, |covered| covered.astray),
+            astray,
             acls_in_ledger_only: staged.acls_lost,
             ..self.idle(&view, looked_at, looked)
         };

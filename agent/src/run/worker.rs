@@ -49,13 +49,7 @@ pub struct Worker {
     /// while a cycle was at them.
     again: Again,
     members: Members,
-    /// Inodes whose link count changed. Who holds one open under a name that was outside, and is gone, can write to it still,
-    /// and the events speak of that name.
-    relinked: HashSet<u64>,
 }
-
-/// Inodes kept as relinked; beyond that the memory starts anew.
-const RELINKED_MAX: usize = 1 << 20;
 
 impl Worker {
     /// A worker that has done nothing yet.
@@ -76,7 +70,6 @@ impl Worker {
         };
         let worker = Self {
             members: Members::new(open_files),
-            relinked: HashSet::new(),
             lane,
             tenure,
             volume,
@@ -101,7 +94,6 @@ impl Worker {
         // First who has what open, then the events: of whoever is found, they say how it came to be in the volume.
         let Polled { mut silent, changed } = self.members.poll(&self.lane.index.view()?, &self.volume)?;
         let mut taken = self.take()?;
-        let relinked = self.relinked(&taken);
         let retried = match self.keep_known(&mut taken) {
             Ok(()) if retry == Retry::Yes => self.quarantined(),
             result => result.map(|()| Vec::new()),
@@ -132,8 +124,7 @@ impl Worker {
                 }
                 self.again = report.again.clone();
                 self.again.names.extend(report.withheld.iter().cloned());
-                let is_news = self.remember_relinked(relinked)?;
-                if report.noted || is_news {
+                if report.noted {
                     self.tell_links()?;
                 }
                 Ok(Some(report))
@@ -205,33 +196,6 @@ impl Worker {
             Some(ino) => Ok(!view.names_of(ino)?.is_empty()),
             None => Ok(false),
         })
-    }
-
-    fn relinked(&self, taken: &Dirty) -> Vec<u64> {
-        match &self.watched {
-            Watched::Captured { target, .. } => {
-                taken.objects().filter_map(|key| inode(target, key)).collect()
-            }
-            Watched::Walked => Vec::new(),
-        }
-    }
-
-    /// Of these inodes, remembers those that the mirror has; true when one was not remembered before.
-    fn remember_relinked(&mut self, inodes: Vec<u64>) -> Result<bool> {
-        if inodes.is_empty() {
-            return Ok(false);
-        }
-        let view = self.lane.index.view()?;
-        let mut is_news = false;
-        for ino in inodes {
-            if !view.names_of(ino)?.is_empty() {
-                if self.relinked.len() >= RELINKED_MAX {
-                    self.relinked.clear();
-                }
-                is_news |= self.relinked.insert(ino);
-            }
-        }
-        Ok(is_news)
     }
 
     fn put_back(&self, taken: Dirty) {
@@ -307,8 +271,7 @@ impl Worker {
     /// Tells capture which inodes can be written to under names that are not in the volume.
     fn tell_links(&self) -> Result<()> {
         if let Watched::Captured { target, .. } = &self.watched {
-            let mut linked = self.lane.index.view()?.linked()?.collect::<Result<HashSet<u64>, _>>()?;
-            linked.extend(&self.relinked);
+            let linked = self.lane.index.view()?.linked()?.collect::<Result<HashSet<u64>, _>>()?;
             target.set_linked(linked);
         }
         Ok(())

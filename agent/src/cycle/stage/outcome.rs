@@ -97,7 +97,8 @@ impl Stager<'_> {
             let there = path.split_last().and_then(|(parent, name)| {
                 self.around.volume.root.open_below(parent.components()).ok()?.glance(name).ok()
             });
-            if there.is_some_and(|stat| inode_key(&stat) == key) {
+            // One that is not there may have another name that the index does not know: so that one is asked for again, too.
+            if there.is_none_or(|stat| inode_key(&stat) == key) {
                 self.staged.again.inodes.insert(key.0);
                 self.staged.torn = true;
             }
