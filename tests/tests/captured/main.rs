@@ -1,6 +1,6 @@
 //! Capture: with what the kernel says was touched, and no walk, the mirror is what the volume is.
 //!
-//! In reading order: [`sequences`] of single operations; [`silent`] writes, of which no event tells; [`chaos`], all kinds of
+//! In reading order: [`sequences`] of single operations; [`stories`] of changes that were missed once; [`silent`] writes, of which no event tells; [`chaos`], all kinds of
 //! change at once from several processes, with its controls; [`cost`] of looking who has what open.
 
 #[path = "../common/mod.rs"]
@@ -10,6 +10,7 @@ mod chaos;
 mod cost;
 mod sequences;
 mod silent;
+mod stories;
 
 use std::path::Path;
 use std::sync::Arc;
