@@ -14,7 +14,7 @@ use sys::fanotify::Queue;
 
 use crate::common::Site;
 use crate::common::loopfs::{Kind, LoopFs};
-use crate::{budget, cycle, worker, writer};
+use crate::{budget, cycle, site, worker, writer};
 
 /// Writers at once.
 const WRITERS: u64 = 3;
@@ -32,12 +32,13 @@ struct Field {
     changes: u64,
     cycles: u64,
     _disk: LoopFs,
+    _elsewhere: tempfile::TempDir,
 }
 
 impl Field {
     fn new(kind: Kind, queue: Queue, seed: u64) -> Self {
         let disk = LoopFs::new(kind, "2G");
-        let mut site = Site::below(disk.path());
+        let (mut site, elsewhere) = site(&disk);
         site.options.walkers = 2;
         let beside: PathBuf = disk.path().join("beside");
         std::fs::create_dir(&beside).unwrap();
@@ -49,7 +50,7 @@ impl Field {
                 Writer::start(writer(), &work).unwrap()
             })
             .collect();
-        Self { site, capture, worker, writers, changes: 0, cycles: 0, _disk: disk }
+        Self { site, capture, worker, writers, changes: 0, cycles: 0, _disk: disk, _elsewhere: elsewhere }
     }
 
     /// All write, and `meanwhile` is called once and again until all rest.

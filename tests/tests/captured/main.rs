@@ -51,3 +51,14 @@ fn cycle(worker: &mut Worker, at: &str) -> Option<agent::cycle::CycleReport> {
     worker.empty_trash().unwrap_or_else(|e| panic!("{at}: {}", common::crash::chain(&e)));
     report
 }
+
+/// A lane whose volume lies on `disk` and everything else elsewhere. Making a stage durable writes back all of its file
+/// system; that would clean the volume's pages too, and hide that nobody else does.
+fn site(disk: &common::loopfs::LoopFs) -> (Site, tempfile::TempDir) {
+    let elsewhere = common::in_memory();
+    let at = |name: &str| elsewhere.path().join(name);
+    let site = Site::of(&disk.path().join("volume"), &at("store/mirror"), &at("state"));
+    std::fs::create_dir(&site.volume).unwrap();
+    std::fs::create_dir(at("store")).unwrap();
+    (site, elsewhere)
+}
