@@ -231,7 +231,9 @@ impl Chaos {
         path.push(self.leaf(Kind::Dir));
         fs::create_dir_all(&path)?;
         for _ in 0..self.rng.below(4) {
-            fs::write(path.join(self.leaf(Kind::File)), self.bytes(500))?;
+            let path = path.join(self.leaf(Kind::File));
+            let file = Self::open(&path, File::options().write(true).create(true).truncate(true))?;
+            file.write_all_at(&self.bytes(500), 0)?;
         }
         Ok(())
     }

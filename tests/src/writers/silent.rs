@@ -13,6 +13,8 @@ use crate::trees::Rng;
 
 /// Pages that are written to, few and far between: mostly they are dirty already.
 const HOT: [u64; 4] = [0, 3, 17, 63];
+/// Stores into memory that take about as long as a write by the kernel: so they go on while a cycle reads.
+const STORES: usize = 5000;
 /// Pages of the file.
 const PAGES: u64 = 64;
 
@@ -86,7 +88,12 @@ impl Silent {
         let page = *self.rng.pick(&HOT) * PAGE as u64;
         let bits = self.rng.bits().to_le_bytes();
         match &mut self.hand {
-            Hand::Map(map) => map.write(page as usize + self.rng.index(PAGE - 8), &bits),
+            Hand::Map(map) => {
+                for _ in 0..STORES {
+                    let page = *self.rng.pick(&HOT) as usize * PAGE;
+                    map.write(page + self.rng.index(PAGE - 8), &self.rng.bits().to_le_bytes());
+                }
+            }
             Hand::Aio(aio, file) => {
                 let mut content = Page([bits[0]; PAGE]);
                 content.0[..8].copy_from_slice(&bits);

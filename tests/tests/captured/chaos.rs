@@ -14,7 +14,7 @@ use sys::fanotify::Queue;
 
 use crate::common::Site;
 use crate::common::loopfs::{Kind, LoopFs};
-use crate::{budget, cycle, worker, writer};
+use crate::{budget, cycle, site, worker, writer};
 
 /// Writers at once.
 const WRITERS: u64 = 3;
@@ -32,12 +32,13 @@ struct Field {
     changes: u64,
     cycles: u64,
     _disk: LoopFs,
+    _elsewhere: tempfile::TempDir,
 }
 
 impl Field {
     fn new(kind: Kind, queue: Queue, seed: u64) -> Self {
         let disk = LoopFs::new(kind, "2G");
-        let mut site = Site::below(disk.path());
+        let (mut site, elsewhere) = site(&disk);
         site.options.walkers = 2;
         let beside: PathBuf = disk.path().join("beside");
         std::fs::create_dir(&beside).unwrap();
@@ -49,7 +50,7 @@ impl Field {
                 Writer::start(writer(), &work).unwrap()
             })
             .collect();
-        Self { site, capture, worker, writers, changes: 0, cycles: 0, _disk: disk }
+        Self { site, capture, worker, writers, changes: 0, cycles: 0, _disk: disk, _elsewhere: elsewhere }
     }
 
     /// All write, and `meanwhile` is called once and again until all rest.
@@ -96,52 +97,9 @@ impl Field {
         compare(&self.site.volume, &self.site.mirror, &Options::default()).unwrap()
     }
 
-    fn debug(&self, report: &Report) {
-        use std::os::unix::fs::MetadataExt;
-        let view = self.worker.lane.index.view().unwrap();
-        eprintln!("writing {:?}", self.worker.writing().iter().map(ToString::to_string).collect::<Vec<_>>());
-        let show = |path: &str| {
-            let rel = proto::RelPath::new(path.as_bytes()).unwrap();
-            let e = view
-                .entry(&rel)
-                .unwrap()
-                .map(|e| (e.origin.ino, e.linked, e.origin.racy, e.origin.ctime, e.size()));
-            let v = std::fs::symlink_metadata(self.site.volume.join(path))
-                .map(|m| (m.ino(), m.nlink(), m.ctime(), m.ctime_nsec(), m.size(), m.file_type()))
-                .ok();
-            let m = std::fs::symlink_metadata(self.site.mirror.join(path))
-                .map(|m| (m.ino(), m.nlink(), m.size(), m.file_type()))
-                .ok();
-            eprintln!("{path}: index {e:?}\n   volume {v:?}\n   mirror {m:?}");
-            if let Some(v) = v {
-                eprintln!(
-                    "   names of {}: {:?}",
-                    v.0,
-                    view.names_of(v.0).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
-                );
-                let f = std::process::Command::new("find")
-                    .arg(self.site.volume.parent().unwrap())
-                    .arg("-inum")
-                    .arg(v.0.to_string())
-                    .output()
-                    .unwrap();
-                eprintln!("   really: {}", String::from_utf8_lossy(&f.stdout).replace("\n", " "));
-            }
-        };
-        for d in report.differences.iter().take(4) {
-            show(std::str::from_utf8(&d.path).unwrap());
-            if let Some(other) = d.detail.strip_prefix("linked with ") {
-                show(other.split(' ').next().unwrap());
-            }
-        }
-    }
-
     /// The mirror is what the volume is, and the index is sound.
     fn check(&self, at: &str) {
         let report = self.judge();
-        if !report.is_same() {
-            self.debug(&report);
-        }
         assert!(report.is_same(), "{at}: mirror and volume differ:\n{report}");
         self.worker.lane.index.view().unwrap().audit().unwrap_or_else(|e| panic!("{at}: audit: {e}"));
         let quarantined = self.worker.lane.index.view().unwrap().position().totals.quarantined;
@@ -191,8 +149,9 @@ fn chaos_on_btrfs_is_mirrored() {
     chaos(Kind::Btrfs);
 }
 
-/// With one event in so many lost, a difference is there to be seen within a few rests.
-const LOSE_ONE_IN: u64 = 200;
+/// With one event in so many lost, a difference is there to be seen within a few rests. (With one in 200 it took 2 to 67:
+/// most losses are made good by another event, or by the poll of what is open.)
+const LOSE_ONE_IN: u64 = 20;
 
 /// The control: the same checker finds a capture that loses events.
 #[test]
@@ -228,9 +187,17 @@ fn an_overflow_is_a_gap_and_the_gap_is_closed() {
     let most: u64 = most.trim().parse().unwrap();
     let mut field = Field::new(Kind::Ext4, Queue::Limited, 1);
     field.settle("before");
+    let burst = field.site.volume.join("burst");
     for round in 0..3 {
         let at = format!("overflow {round}");
-        field.stir(most, |_| std::thread::yield_now());
+        // What the writers do is lost behind this, and nobody reads while they do it.
+        if burst.exists() {
+            std::fs::remove_dir_all(&burst).unwrap();
+        } else {
+            std::fs::create_dir(&burst).unwrap();
+            (0..=most).for_each(|n| std::fs::write(burst.join(n.to_string()), [round]).unwrap());
+        }
+        field.stir(CHANGES, |_| std::thread::yield_now());
         field.capture.drain().unwrap();
         let Watched::Captured { target, .. } = &field.worker.watched else { unreachable!("made so") };
         assert_eq!(target.peek(|dirty| dirty.whole()), Some(Gap::QueueOverflow), "{at}: not full");

@@ -1,6 +1,6 @@
 //! Capture: with what the kernel says was touched, and no walk, the mirror is what the volume is.
 //!
-//! In reading order: [`sequences`] of single operations; [`silent`] writes, of which no event tells; [`chaos`], all kinds of
+//! In reading order: [`sequences`] of single operations; [`stories`] of changes that were missed once; [`silent`] writes, of which no event tells; [`chaos`], all kinds of
 //! change at once from several processes, with its controls; [`cost`] of looking who has what open.
 
 #[path = "../common/mod.rs"]
@@ -10,6 +10,7 @@ mod chaos;
 mod cost;
 mod sequences;
 mod silent;
+mod stories;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -50,4 +51,15 @@ fn cycle(worker: &mut Worker, at: &str) -> Option<agent::cycle::CycleReport> {
     let report = report.unwrap_or_else(|e| panic!("{at}: {}", common::crash::chain(&e)));
     worker.empty_trash().unwrap_or_else(|e| panic!("{at}: {}", common::crash::chain(&e)));
     report
+}
+
+/// A lane whose volume lies on `disk` and everything else elsewhere. Making a stage durable writes back all of its file
+/// system; that would clean the volume's pages too, and hide that nobody else does.
+fn site(disk: &common::loopfs::LoopFs) -> (Site, tempfile::TempDir) {
+    let elsewhere = common::in_memory();
+    let at = |name: &str| elsewhere.path().join(name);
+    let site = Site::of(&disk.path().join("volume"), &at("store/mirror"), &at("state"));
+    std::fs::create_dir(&site.volume).unwrap();
+    std::fs::create_dir(at("store")).unwrap();
+    (site, elsewhere)
 }

@@ -1,4 +1,8 @@
 //! Writes of which no event tells: stores through a mapping, libaio, a loop device. The files stay open all the time.
+//!
+//! Tried on ext4: without the cleaning 297 of 300 rounds miss what was stored. With the cleaning before the look instead of
+//! behind it none does, for what is read within 100 ms of its last change is compared again; without that rule 300 of 300
+//! do, and in the right order still none.
 
 use std::path::Path;
 use std::time::Instant;
@@ -12,7 +16,7 @@ use sys::fanotify::Queue;
 
 use crate::common::Site;
 use crate::common::loopfs::{Kind, LoopDevice, LoopFs};
-use crate::{cycle, worker, writer};
+use crate::{cycle, site, worker, writer};
 
 /// Rounds on each file system.
 const ROUNDS: u64 = 300;
@@ -28,12 +32,13 @@ struct Field {
     // In this order: the device has its file on the disk.
     _device: LoopDevice,
     _disk: LoopFs,
+    _elsewhere: tempfile::TempDir,
 }
 
 impl Field {
     fn new(kind: Kind) -> Self {
         let disk = LoopFs::new(kind, "1G");
-        let site = Site::below(disk.path());
+        let (site, elsewhere) = site(&disk);
         let mut names = Vec::new();
         for way in Way::TO_FILES.into_iter().chain([Way::Block]) {
             let name = format!("{way:?}");
@@ -49,7 +54,7 @@ impl Field {
         works.push(Work::Silent(Way::Block, device.path().to_owned()));
         let writers = works.iter().map(|work| Writer::start(writer(), work).unwrap()).collect();
         let worker = worker(&site, &Capture::open(Queue::Unlimited).unwrap()).unwrap();
-        Self { site, worker, names, writers, _device: device, _disk: disk }
+        Self { site, worker, names, writers, _device: device, _disk: disk, _elsewhere: elsewhere }
     }
 
     /// Names of the files of which the mirror has other bytes than the volume.
