@@ -97,8 +97,15 @@ impl Plan {
         threads: usize,
         find: Find,
     ) -> Result<Self> {
-        let mut renames =
-            Renames { view, root, doubted, threads, known: HashMap::new(), claimed: HashSet::new() };
+        let mut renames = Renames {
+            view,
+            root,
+            doubted,
+            threads,
+            known: HashMap::new(),
+            learned: HashSet::new(),
+            claimed: HashSet::new(),
+        };
         let (mut changes, mut moves) = match find {
             Find::Renames => renames.find(changes)?,
             Find::Nothing => (changes, Vec::new()),
@@ -383,21 +390,23 @@ struct Renames<'a> {
     threads: usize,
     /// Inodes that are gone from where the index has them.
     known: HashMap<InodeKey, (RelPath, RowFacts)>,
+    /// Missing names whose inodes are in `known`.
+    learned: HashSet<RelPath>,
     claimed: HashSet<RelPath>,
 }
 
 impl Renames<'_> {
     fn find(&mut self, mut changes: Changes) -> Result<(Changes, Vec<Move>)> {
         let mut moves = Vec::new();
-        let mut learned = 0;
         loop {
             if changes.new.is_empty() || changes.missing.is_empty() {
                 break;
             }
-            for missing in &changes.missing[learned..] {
-                learn(self.view, &mut self.known, missing)?;
+            for missing in &changes.missing {
+                if self.learned.insert(missing.old.clone()) {
+                    learn(self.view, &mut self.known, missing)?;
+                }
             }
-            learned = changes.missing.len();
             let mut found_now = Vec::new();
             let mut still_new = Vec::new();
             for found in std::mem::take(&mut changes.new) {
