@@ -157,7 +157,7 @@ pub fn look_at(
     let mut changes = looker.changes;
     for start in walks {
         // Names in it that were looked at one by one are a part of this.
-        changes.forget_below(&start.old);
+        changes.forget_below(&start.old, &HashSet::new());
         changes.merge(look::look(view, doubted, start, threads)?);
     }
     changes.is_empty_volume = is_empty(&volume.root);
