@@ -45,6 +45,8 @@ pub struct CycleOptions {
     pub walkers: usize,
     /// What is left out.
     pub excludes: Excludes,
+    /// How fast the mirror may be written to; shared with whoever changes that.
+    pub limits: Arc<transfer::Limits>,
     /// Stage everything anew, whatever the index says, and replace the whole mirror.
     pub full: bool,
 }
@@ -430,6 +432,7 @@ impl Cycle<'_> {
     fn transfer_options(&self) -> transfer::Options {
         transfer::Options {
             in_flight: self.options.in_flight,
+            limits: self.options.limits.clone(),
             target: if self.is_fuse() { transfer::Side::MayHang } else { transfer::Side::Local },
             ..transfer::Options::default()
         }

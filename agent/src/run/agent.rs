@@ -155,8 +155,8 @@ impl Agent {
         tell_systemd(&reloading());
         match load(path) {
             Ok(config) => {
-                let stays = |lane: &LaneHandle| {
-                    config.lanes.iter().any(|other| *other == lane.config && other.settings.start)
+                let stays = |lane: &mut LaneHandle| {
+                    config.lanes.iter().any(|other| other.settings.start && lane.adopt(other))
                 };
                 let mut gone = Vec::new();
                 self.lanes().retain_mut(|lane| {

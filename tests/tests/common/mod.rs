@@ -68,6 +68,7 @@ pub fn options() -> CycleOptions {
         in_flight: 4,
         excludes: agent::config::Excludes::default(),
         walkers: 1,
+        limits: Default::default(),
         full: false,
     }
 }
