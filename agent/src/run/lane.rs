@@ -13,6 +13,7 @@ use super::status::{Phase, Snapshot};
 use super::worker::{Retry, Watched, Worker};
 use crate::capture::{Capture, Gap};
 use crate::config::{EngineChoice, Every, LaneConfig};
+use crate::cut::Cuts;
 use crate::cycle::{CycleOptions, CycleReport, Progress};
 use crate::error::{Error, Result};
 use crate::lane::{Lane, Ownership};
@@ -300,6 +301,7 @@ impl Thread {
         let options = self.options(lane.ledger.root.pinned().kind().may_hang());
         let mut worker = Worker::new(lane, tenure, volume, options, watched, settings.delete_window)?;
         worker.progress = self.progress.clone();
+        worker.cuts = Cuts::of(&self.config, &worker.volume.path);
         Ok((worker, timing, not_captured))
     }
 
