@@ -81,3 +81,20 @@ pub fn inherited(number: std::os::fd::RawFd) -> Result<std::os::fd::OwnedFd, cra
     // SAFETY: the kernel made it for us a moment ago, and nobody else knows its number.
     Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(copy) })
 }
+
+/// Has a command started with no signal blocked: what a process blocks for itself its children inherit, and would then not
+/// end when they are told to.
+pub fn unblock_signals(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec it makes two calls that are safe there (signal-safety(7)), on memory of its own.
+    unsafe {
+        command.pre_exec(|| {
+            let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+            libc::sigemptyset(none.as_mut_ptr());
+            match libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+}

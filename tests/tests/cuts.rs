@@ -199,7 +199,7 @@ fn wait_for_post(host: &Host) {
     wait_until("post was run", WAIT, || Ok(Seen::when(ran(host) == "pre post ", || ran(host)))).unwrap();
 }
 
-/// With the agent running the hooks itself, or with a keeper that takes SIGTERM as its end, `post` is missing.
+/// With a keeper that SIGTERM ends, `post` is missing.
 #[test]
 fn post_is_run_though_the_agent_was_killed() {
     if !require(&NEEDS) {
@@ -223,6 +223,7 @@ fn is_zombie(pid: Pid) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
 }
 
+/// With `pre` left alone when the agent's end of the pipe closes, it runs on.
 #[test]
 fn post_is_run_though_the_agent_was_killed_during_pre() {
     if !require(&NEEDS) {
@@ -242,6 +243,7 @@ fn post_is_run_though_the_agent_was_killed_during_pre() {
     assert!(!line.contains("sleep"), "pre runs still");
 }
 
+/// With an agent that does nothing in place of its keeper, `post` is missing.
 #[test]
 fn post_is_run_though_the_keeper_was_killed() {
     if !require(&NEEDS) {

@@ -143,6 +143,7 @@ impl Hook<'_> {
         NOT_INHERITED.iter().for_each(|name| {
             command.env_remove(name);
         });
+        sys::host::unblock_signals(&mut command);
         let child = command.spawn()?;
         // Our copies of the pipe's end go with it: the program's are the last.
         drop(command);
@@ -313,6 +314,19 @@ mod tests {
         let (_dir, result) = run("sleep 1000", LONG, &interrupt);
         assert!(matches!(result, Err(HookError::Interrupted { .. })), "{result:?}");
         assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+
+    /// The agent and its keeper block SIGTERM: hooks were started with it blocked too, and `timeout` in one did nothing.
+    #[test]
+    fn a_hook_can_be_told_to_end() {
+        let told = std::thread::spawn(|| {
+            let mut set = nix::sys::signal::SigSet::empty();
+            set.add(Signal::SIGTERM);
+            set.thread_block().unwrap();
+            run("kill -TERM $$; exit 0", LONG, &never()).1
+        });
+        let text = told.join().unwrap().unwrap_err().to_string();
+        assert!(text.contains("signal 15"), "{text}");
     }
 
     /// A hook may leave something running: that is no reason to wait for it.
