@@ -142,10 +142,7 @@ fn a_volume_that_never_rests_is_cut_exactly() {
     writing.host.flush();
     let free = writing.exact_of(CUTS);
     eprintln!("not frozen: {free} of {CUTS} cuts exact");
-    assert!(
-        frozen > CUTS * 3 / 4 && free * 2 < frozen,
-        "frozen {frozen}, not frozen {free} of {CUTS}\n{log}"
-    );
+    assert!(frozen + 1 >= CUTS && free < frozen, "frozen {frozen}, not frozen {free} of {CUTS}\n{log}");
     writing.engine.stop().unwrap();
 }
 
