@@ -474,7 +474,7 @@ fn exit_codes() {
     site.product.run(&[Path::new("why"), &absent, Path::new("file")]).expect(4);
     site.product.run(&[Path::new("recover"), &absent, &target]).expect(4);
     for wrong in [
-        &["status"][..],
+        &["status", "./x", "--check"][..],
         &["why", "x"],
         &["plan", "x"],
         &["verify"],

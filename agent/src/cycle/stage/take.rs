@@ -138,6 +138,17 @@ impl Stager<'_> {
         self.staged.ops.push(Op::Install { path, staged, entry, source: Source::Moved });
     }
 
+    /// True when the mirror has two names of one inode. Linking it once more would not be seen: a rename of one link of an
+    /// inode onto another does nothing, and leaves what was staged.
+    fn is_one_in_mirror(&mut self, one: &RelPath, other: &RelPath) -> bool {
+        let mut inode = |path| {
+            let (dir, name) = self.mirror_dirs.parent(path).ok()?;
+            dir.stat(&name).ok().map(|stat| stat.ino)
+        };
+        let (one, other) = (inode(one), inode(other));
+        one.is_some() && one == other
+    }
+
     /// One inode with several names that were there before or are new, below directories that are not new.
     pub(super) fn group(&mut self, key: InodeKey, mut names: Vec<LinkName>) -> Result<()> {
         names.sort_by(|a, b| a.found.path.cmp(&b.found.path));
@@ -158,8 +169,8 @@ impl Stager<'_> {
             for name in names {
                 // Names of the leader's old inode are links of it in the mirror. They wait like the others: if the
                 // content turns out to differ, they are made anew. So are those of which that is not certain.
-                if !name.racy
-                    && !leader.racy
+                let is_doubtful = name.racy || leader.racy;
+                if (!is_doubtful || self.is_one_in_mirror(&name.found.old, &leader.found.old))
                     && name.row.is_some()
                     && name.row == leader.row
                     && let Some(entry) = self.old_entry(&name.found.old)?
