@@ -312,7 +312,7 @@ impl Capture {
                 }
             };
             let every = self.drop_every.load(Ordering::Relaxed);
-            inner.take_in(&buffer[..n], |event| {
+            taken += inner.take_in(&buffer[..n], |event| {
                 every > 0
                     && event.at.is_some()
                     && self.seen.fetch_add(1, Ordering::Relaxed) % every == every - 1
@@ -321,7 +321,6 @@ impl Capture {
             if n == 0 {
                 break;
             }
-            taken += n as u64;
         }
         Ok(())
     }
@@ -347,10 +346,13 @@ impl Capture {
 }
 
 impl Inner {
-    fn take_in(&mut self, bytes: &[u8], lose: impl Fn(&Event<'_>) -> bool) {
+    /// Returns how many events there were.
+    fn take_in(&mut self, bytes: &[u8], lose: impl Fn(&Event<'_>) -> bool) -> u64 {
+        let mut count = 0;
         let now = Instant::now();
         let mut touched = vec![false; self.targets.len()];
         for event in Events::new(bytes) {
+            count += 1;
             match event {
                 Ok(event) if lose(&event) => {}
                 Ok(event) => self.event(&event, now, &mut touched),
@@ -364,6 +366,7 @@ impl Inner {
             target.note();
             target.ring();
         }
+        count
     }
 
     fn gap(&self, gap: Gap) {
