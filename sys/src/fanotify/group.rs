@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use super::parse::Mask;
+use super::parse::{METADATA_BYTES, Mask};
 use crate::error::{Errno, SysError};
 
 /// Identify directories and objects by handle, and tell names: `FAN_REPORT_DFID_NAME_TARGET`, since Linux 5.17.
@@ -104,12 +104,16 @@ impl Group {
         }
     }
 
-    /// Bytes that are queued now: what was done before this call is among them.
+    /// Events that are queued now: what was done before this call is among them.
     ///
     /// # Errors
     /// The kernel's errno.
     pub fn queued(&self) -> Result<u64, SysError> {
-        rustix::io::ioctl_fionread(&self.fd).map_err(|errno| SysError::new("look at the queue", b".", errno))
+        let bytes = rustix::io::ioctl_fionread(&self.fd);
+        // Only the fixed part of each event is counted, whatever a read would give (`fanotify_ioctl`, fs/notify).
+        bytes
+            .map(|bytes| bytes / METADATA_BYTES as u64)
+            .map_err(|errno| SysError::new("look at the queue", b".", errno))
     }
 
     /// Waits until something is queued or `wake` can be read; false after `limit`.

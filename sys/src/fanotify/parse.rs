@@ -9,7 +9,7 @@
 use crate::handle::{HANDLE_MAX, Handle};
 
 /// Size of the fixed part of an event.
-const METADATA_BYTES: usize = 24;
+pub(super) const METADATA_BYTES: usize = 24;
 /// `FANOTIFY_METADATA_VERSION`.
 const VERSION: u8 = 3;
 const RECORD_HEAD: usize = 4;
