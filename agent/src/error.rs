@@ -169,6 +169,12 @@ pub enum Error {
     /// Another tidegate process works on this lane.
     #[error("another tidegate process works on this lane (lock {0}); wait for it or stop it")]
     Busy(String),
+    /// What a cycle was about to do was overtaken by the volume: it begins anew, and this is seen by nobody.
+    #[error("{path} went away while it was being replicated")]
+    Raced {
+        /// What was not where it was thought to be.
+        path: RelPath,
+    },
     /// The copy engine cannot run.
     #[error("copy engine: {0}")]
     Engine(String),
@@ -216,6 +222,7 @@ impl Error {
             | Self::Docker(_)
             | Self::State { .. }
             | Self::Busy(_)
+            | Self::Raced { .. }
             | Self::Engine(_)
             | Self::Target { .. }
             | Self::Stopped

@@ -79,6 +79,47 @@ pub fn sync(fd: impl AsFd, object: &[u8]) -> Result<(), SysError> {
     rfs::fsync(fd).map_err(ctx("fsync", object))
 }
 
+/// File systems whose own `sync_file_range` was seen to write-protect what it writes: ext4 (and its elders), xfs, btrfs.
+const WRITE_PROTECTING: [u32; 3] = [0xef53, 0x5846_5342, 0x9123_683e];
+/// File systems that never write back: tmpfs, ramfs, hugetlbfs.
+const IN_MEMORY: [u32; 3] = [0x0102_1994, 0x8584_58f6, 0x9584_58f6];
+
+/// Writes the dirty pages of an open file back, which write-protects them in every mapping of it: the next store
+/// through one faults, and the fault moves the change time. Without it a store to a page that is dirty already leaves
+/// no trace. 11 to 25 µs on ext4, xfs and btrfs; an fdatasync elsewhere, for overlayfs answers `sync_file_range`
+/// with success and does nothing.
+///
+/// # Errors
+/// The kernel's errno: what the pages are is not known.
+pub fn clean(fd: impl AsFd, object: &[u8]) -> Result<(), SysError> {
+    if WRITE_PROTECTING.contains(&magic(&fd, object)?) {
+        // All three: only then the kernel waits for pages that others are about to write, instead of leaving them out.
+        let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+            | libc::SYNC_FILE_RANGE_WRITE
+            | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        // SAFETY: takes numbers only.
+        let result = unsafe { libc::sync_file_range(fd.as_fd().as_raw_fd(), 0, 0, flags) };
+        if result == 0 {
+            return Ok(());
+        }
+    }
+    rfs::fdatasync(fd).map_err(ctx("write back", object))
+}
+
+/// False on a file system that keeps its files in memory alone: nothing ever cleans a page there, so a mapped file may
+/// change at any time and its times do not tell.
+///
+/// # Errors
+/// The kernel's errno.
+pub fn writes_back(fd: impl AsFd, object: &[u8]) -> Result<bool, SysError> {
+    Ok(!IN_MEMORY.contains(&magic(fd, object)?))
+}
+
+/// `f_type`: a magic number of 32 bits, sign-extended on some architectures.
+fn magic(fd: impl AsFd, object: &[u8]) -> Result<u32, SysError> {
+    Ok(rfs::fstatfs(fd).map_err(ctx("statfs", object))?.f_type as u32)
+}
+
 /// Closes a descriptor and tells what the kernel says of it. GlusterFS reports a lost write here, once, unless a
 /// failed fsync reported it before. The descriptor is gone in any case: never repeated.
 ///
@@ -199,4 +240,45 @@ pub fn write_pipe(fd: impl AsFd) -> Result<(), SysError> {
 /// Tells the kernel that the file is read once, from front to back.
 pub fn read_ahead(fd: impl AsFd) {
     let _ = rfs::fadvise(fd, 0, None, rfs::Advice::Sequential);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map::SharedMap;
+
+    /// Change time before a store, between two stores to one page, and after another.
+    fn ctimes(clean_between: bool) -> Option<[crate::stat::Time; 3]> {
+        let at = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create_new(at.path().join("f")).unwrap();
+        if !WRITE_PROTECTING.contains(&magic(&file, b"f").unwrap()) {
+            return None;
+        }
+        drop(file);
+        let file = std::fs::File::options().read(true).write(true).open(at.path().join("f")).unwrap();
+        file.set_len(8192).unwrap();
+        let mut map = SharedMap::of(&file, 8192).unwrap();
+        let ctime = || stat(&file, b"f").unwrap().ctime;
+        map.write(100, b"one");
+        let first = ctime();
+        if clean_between {
+            clean(&file, b"f").unwrap();
+        }
+        let between = ctime();
+        map.write(200, b"two");
+        Some([first, between, ctime()])
+    }
+
+    #[test]
+    fn a_store_to_a_cleaned_page_moves_the_change_time() {
+        let Some([first, between, last]) = ctimes(true) else {
+            eprintln!("SKIPPED: the temporary directory is not on ext4, xfs or btrfs");
+            return;
+        };
+        assert_eq!(first, between, "cleaning itself is no change");
+        assert_ne!(between, last, "a store was not seen");
+        // What the cleaning is for: without it the second store leaves no trace.
+        let [first, _, last] = ctimes(false).unwrap();
+        assert_eq!(first, last);
+    }
 }

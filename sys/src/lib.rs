@@ -4,17 +4,21 @@
 //! function takes a path with more than one component except the two that open a root. That one rule is what
 //! keeps a container from steering a root process out of its volume by swapping a directory for a symlink.
 //!
-//! In reading order: [`error`], [`stat`], [`dir`], [`file`], [`meta`], [`owner`], [`mount`], [`uring`], [`handle`], [`fanotify`].
+//! In reading order: [`error`], [`stat`], [`dir`], [`file`], [`meta`], [`owner`], [`mount`], [`uring`], [`handle`], [`fanotify`],
+//! [`procfs`]; [`map`] and [`aio`] make the writes that fanotify is silent about, for tests.
 
+pub mod aio;
 pub mod dir;
 pub mod error;
 pub mod fanotify;
 pub mod file;
 pub mod handle;
 pub mod host;
+pub mod map;
 pub mod meta;
 pub mod mount;
 pub mod owner;
+pub mod procfs;
 pub mod stat;
 pub mod uring;
 

@@ -10,3 +10,4 @@ pub mod lab;
 pub mod ops;
 pub mod product;
 pub mod trees;
+pub mod writers;

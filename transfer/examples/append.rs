@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sys::Dir;
-use transfer::{Copied, CopyJob, Durability, Engine, Feed, How, Identity, Job, Next, Options, Outcome, run};
+use transfer::{
+    Copied, CopyJob, Durability, Engine, Feed, How, Identity, Job, Next, Options, Outcome, Writers, run,
+};
 
 struct One {
     job: Option<Job>,
@@ -36,6 +38,7 @@ fn copy(engine: Engine, from: &Arc<Dir>, to: &Arc<Dir>, name: &str, how: How) ->
         create_as: None,
         replace_leftover: true,
         how,
+        writers: Writers::Seen,
         durability: Durability::PerFile,
     };
     let mut feed = One { job: Some(Job::Copy(Box::new(job))), copied: None };

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sys::{Dir, EntryType, FileKind, WalkBuffer};
-use transfer::{CopyJob, Durability, Engine, Feed, How, Identity, Job, Next, Options, Outcome, Side, run};
+use transfer::{
+    CopyJob, Durability, Engine, Feed, How, Identity, Job, Next, Options, Outcome, Side, Writers, run,
+};
 
 /// Directories whose files are handed out by turns: creating names in one directory is one at a time.
 const SIDE_BY_SIDE: usize = 8;
@@ -46,6 +48,7 @@ impl Walk {
                         create_as: None,
                         replace_leftover: false,
                         how: How::Whole,
+                        writers: Writers::Seen,
                         durability: self.durability,
                     });
                 }

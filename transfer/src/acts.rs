@@ -9,7 +9,7 @@ use crate::error::CopyError;
 use crate::flight::{Block, Hashed, Loaded, Opened, same};
 use crate::hash::{BLOCK, Place, hash_piece};
 use crate::holes::data_runs;
-use crate::job::Identity;
+use crate::job::{Identity, Writers};
 
 /// Files up to this size are read and hashed by the call that opens them: one step instead of four.
 pub const SMALL: usize = 64 << 10;
@@ -28,7 +28,13 @@ pub struct Source {
 ///
 /// # Errors
 /// `Replaced` where the name is gone or means something else than `expect`; `Source` for all else.
-pub fn open_source(dir: &Dir, name: &[u8], expect: Identity, small: &mut [u8]) -> Result<Source, CopyError> {
+pub fn open_source(
+    dir: &Dir,
+    name: &[u8],
+    expect: Identity,
+    writers: Writers,
+    small: &mut [u8],
+) -> Result<Source, CopyError> {
     let (fd, stat) = match dir.open_file(name) {
         Ok(opened) => opened,
         // ELOOP: a symlink by now; EINVAL: a directory, FIFO or device by now; ENXIO: it went between two looks.
@@ -43,6 +49,9 @@ pub fn open_source(dir: &Dir, name: &[u8], expect: Identity, small: &mut [u8]) -
     let mut xattrs = sys::meta::read_xattrs(fd.as_fd()).map_err(CopyError::Source)?;
     let mut loaded = None;
     if stat.size <= small.len() as u64 {
+        if writers == Writers::Mapped {
+            sys::file::clean(&fd, name).map_err(CopyError::Source)?;
+        }
         let bytes = &mut small[..stat.size as usize];
         let filled = sys::file::read_at(&fd, bytes, 0, name).map_err(CopyError::Source)?;
         let after = sys::file::stat(&fd, name).map_err(CopyError::Source)?;
@@ -87,6 +96,17 @@ fn hashed(offset: u64, bytes: &[u8], place: Place, sparse: bool) -> Hashed {
 /// The kernel's.
 pub fn create(dir: &Dir, name: &[u8], mode: u32, owner: Option<Owner>) -> Result<OwnedFd, SysError> {
     sys::owner::as_owner_or_self(owner, || dir.create(name, mode))
+}
+
+/// Removes what an earlier try left under the target's name, a file or whatever it was then.
+///
+/// # Errors
+/// The kernel's.
+pub fn clear(dir: &Dir, name: &[u8]) -> Result<(), SysError> {
+    match dir.unlink(name) {
+        Err(error) if error.errno == Errno::ISDIR => dir.remove_tree(name).map(|_| ()),
+        other => other,
+    }
 }
 
 /// Stats the source again; gives its attributes too when it is not as in `known`.

@@ -56,6 +56,8 @@ pub struct CopyJob {
     pub replace_leftover: bool,
     /// How the content gets there.
     pub how: How,
+    /// Who else may be changing the source while it is read.
+    pub writers: Writers,
     /// When it must be on disk.
     pub durability: Durability,
 }
@@ -86,6 +88,16 @@ pub enum How {
     },
     /// Read and hash, write nothing.
     HashOnly,
+}
+
+/// Who may be changing a source without its times telling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writers {
+    /// Nobody: each change moves the times.
+    Seen,
+    /// Processes that have it mapped: a store to a page that is dirty already moves nothing. So after each look at
+    /// the source and before it is read its dirty pages are written back; the next store then moves its times.
+    Mapped,
 }
 
 /// When a copied file is known to be on disk.

@@ -23,4 +23,6 @@ mod window;
 pub use engine::{Engine, run};
 pub use error::{CopyError, EngineError};
 pub use hash::{ContentHash, ContentHasher, Hash, hash_block};
-pub use job::{Copied, CopyJob, Durability, Feed, How, Identity, Job, Next, Options, Outcome, Side, Stats};
+pub use job::{
+    Copied, CopyJob, Durability, Feed, How, Identity, Job, Next, Options, Outcome, Side, Stats, Writers,
+};

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::{ListFeed, Place, engines, noise, read, run_jobs};
 use sys::{Dir, Errno};
 use transfer::{
-    CopyError, CopyJob, Durability, EngineError, Feed, How, Identity, Job, Next, Options, Outcome, run,
+    CopyError, CopyJob, Durability, EngineError, Feed, How, Identity, Job, Next, Options, Outcome, Writers,
+    run,
 };
 
 const MIB: usize = 1 << 20;
@@ -244,6 +245,7 @@ impl Feed for Aborting {
             create_as: None,
             replace_leftover: false,
             how: How::Whole,
+            writers: Writers::Seen,
             durability: Durability::Deferred,
         };
         Next::Job(self.given, Job::Copy(Box::new(job)))

@@ -25,6 +25,8 @@ pub enum Gap {
     TooMany,
     /// The time for a safety walk has come.
     Safety,
+    /// A directory came from where nobody watched, and the kernel (before 5.17) does not say which.
+    Arrived,
     /// A person asked for it.
     Asked,
     /// Nothing is captured here: it is looked at on an interval.
@@ -42,6 +44,7 @@ impl std::fmt::Display for Gap {
             Self::LostHandle => "a directory could not be found by its handle",
             Self::TooMany => "too many names changed at once to be told apart",
             Self::Safety => "the time of the safety walk has come",
+            Self::Arrived => "a directory came from where nobody watched",
             Self::Asked => "it was asked for",
             Self::NoCapture => "changes cannot be captured here",
             Self::Journal => "the journal does not tell all that happened before the agent began",
@@ -56,6 +59,8 @@ pub struct Dirty {
     pub(super) dirs: HashMap<Key, HashMap<Box<[u8]>, Option<Key>>>,
     /// Objects whose names are not known.
     pub(super) objects: HashSet<Key>,
+    /// Directories that were renamed, perhaps from outside the volume: what was done in them there is not known.
+    pub(super) arrived: HashSet<Key>,
     names: usize,
     gap: Option<Gap>,
     oldest: Option<Instant>,
@@ -77,7 +82,10 @@ impl Dirty {
             Some(known) => {
                 let is_news = object.is_some() && known.as_deref() != object;
                 if let (Some(object), true) = (object, is_news) {
-                    *known = Some(object.into());
+                    // The one that had this name before may have another.
+                    if let Some(before) = known.replace(object.into()) {
+                        self.object(&before, now);
+                    }
                 }
                 is_news
             }
@@ -98,8 +106,46 @@ impl Dirty {
         let is_news = self.gap.is_none() && !self.objects.contains(key);
         if is_news {
             self.objects.insert(key.into());
+            if self.objects.len() > NAMES_MAX {
+                self.gap(Gap::TooMany, now);
+            }
         }
         is_news
+    }
+
+    /// Takes in a directory that may have been outside the volume before.
+    pub fn arrived(&mut self, key: &[u8], now: Instant) {
+        self.touched(now);
+        if self.gap.is_none() {
+            self.arrived.insert(key.into());
+        }
+    }
+
+    /// Objects whose names were not told.
+    pub fn objects(&self) -> impl Iterator<Item = &[u8]> {
+        self.objects.iter().map(|key| &**key)
+    }
+
+    /// Drops the objects that are not `known`: of another place of the file system.
+    ///
+    /// # Errors
+    /// Of `known`.
+    pub fn keep_objects<E>(&mut self, mut known: impl FnMut(&[u8]) -> Result<bool, E>) -> Result<(), E> {
+        for key in std::mem::take(&mut self.objects) {
+            if known(&key)? {
+                self.objects.insert(key);
+            }
+        }
+        if self.gap.is_none() && self.names == 0 && self.objects.is_empty() && self.arrived.is_empty() {
+            self.take();
+        }
+        Ok(())
+    }
+
+    /// Objects, if there is nothing else.
+    pub fn only_objects(&self) -> Option<impl Iterator<Item = &[u8]>> {
+        let only = self.gap.is_none() && self.names == 0 && self.arrived.is_empty();
+        only.then(|| self.objects.iter().map(|key| &**key))
     }
 
     /// From now on nothing less than all of the volume will do. The first cause is kept.
@@ -108,6 +154,7 @@ impl Dirty {
         self.gap.get_or_insert(gap);
         self.dirs = HashMap::new();
         self.objects = HashSet::new();
+        self.arrived = HashSet::new();
         self.names = 0;
     }
 
@@ -136,6 +183,9 @@ impl Dirty {
             for object in &taken.objects {
                 self.object(object, at);
             }
+            for dir in &taken.arrived {
+                self.arrived(dir, at);
+            }
         }
         self.oldest = oldest.into_iter().chain(self.oldest).min();
         self.newest = newest.or(self.newest);
@@ -153,7 +203,7 @@ impl Dirty {
 
     /// Names and objects, as far as they are told apart.
     pub fn len(&self) -> usize {
-        self.names + self.objects.len()
+        self.names + self.objects.len() + self.arrived.len()
     }
 
     /// When the first of it was seen.
@@ -187,6 +237,19 @@ mod tests {
         assert_eq!(dirty.len(), 3);
         assert_eq!((dirty.oldest(), dirty.newest()), (Some(begin), Some(later)));
         assert_eq!(dirty.dirs[&b"d"[..]][&b"b"[..]].as_deref(), Some(&b"x"[..]));
+    }
+
+    /// The story: a file was written to through a descriptor whose name had gone, and then another was made under that name.
+    /// The first had a second name; nobody looked at it.
+    #[test]
+    fn an_object_is_not_forgotten_for_the_next_one_of_its_name() {
+        let now = Instant::now();
+        let mut dirty = Dirty::default();
+        dirty.name(b"d", b"a", Some(b"x"), now);
+        dirty.name(b"d", b"a", None, now);
+        dirty.name(b"d", b"a", Some(b"y"), now);
+        assert_eq!(dirty.dirs[&b"d"[..]][&b"a"[..]].as_deref(), Some(&b"y"[..]));
+        assert_eq!(dirty.objects().collect::<Vec<_>>(), [b"x"]);
     }
 
     #[test]

@@ -22,6 +22,11 @@ pub fn object(object: &[u8]) -> Hint {
     Hint::Object { handle: of(object) }
 }
 
+/// The hint for a directory that may have been outside before.
+pub fn tree(dir: &[u8]) -> Hint {
+    Hint::Tree { dir: DirHandle(of(dir)) }
+}
+
 fn of(bytes: &[u8]) -> Handle {
     let sys::Handle { fsid, kind, bytes } = handle(bytes);
     Handle { fsid, kind, bytes: bytes.into() }
@@ -37,6 +42,7 @@ pub fn all(dirty: &Dirty) -> Vec<Hint> {
         return vec![Hint::Whole];
     }
     let mut hints: Vec<Hint> = dirty.objects.iter().map(|key| object(key)).collect();
+    hints.extend(dirty.arrived.iter().map(|key| tree(key)));
     for (dir, names) in &dirty.dirs {
         for (this, content) in names {
             hints.push(name(dir, this));
@@ -55,7 +61,8 @@ pub fn take_in(dirty: &mut Dirty, hint: &Hint, now: Instant) {
         Hint::Object { handle } => {
             dirty.object(&key_of(handle), now);
         }
-        Hint::Tree { .. } | Hint::Whole => dirty.gap(Gap::Journal, now),
+        Hint::Tree { dir } => dirty.arrived(&key_of(&dir.0), now),
+        Hint::Whole => dirty.gap(Gap::Journal, now),
     }
 }
 
@@ -66,7 +73,7 @@ pub fn cause(gap: Gap) -> Option<GapCause> {
         Gap::QueueOverflow => Some(GapCause::QueueOverflow),
         Gap::UnknownRecord | Gap::LostHandle => Some(GapCause::UnknownRecord),
         Gap::NoCapture => Some(GapCause::NoCapture),
-        Gap::TooMany | Gap::Safety | Gap::Asked => None,
+        Gap::TooMany | Gap::Safety | Gap::Asked | Gap::Arrived => None,
     }
 }
 

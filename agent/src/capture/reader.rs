@@ -13,6 +13,7 @@ use proto::{Hint, Note};
 
 use super::dirty::{Dirty, Gap, Key};
 use super::notes;
+use super::open_files::OpenFiles;
 use crate::journal::{Appender, Ticket, Want};
 
 /// Waited behind the first event of a quiet time, so that the kernel can merge what belongs together: 100,000 small files are
@@ -64,6 +65,12 @@ struct State {
     notes: Vec<Hint>,
     /// Inodes of the volume that have names outside it too, or had: writes through those are events of other places.
     linked: HashSet<u64>,
+    /// Inodes that were written to in other places since the last [`Target::take`]. One of them may turn out to be linked:
+    /// its name came into the volume, or its file was looked at, before that.
+    elsewhere: HashMap<u64, Key>,
+    /// There were too many to be kept.
+    elsewhere_lost: bool,
+    relinked: Relinked,
 }
 
 /// With what a volume begins.
@@ -83,10 +90,41 @@ impl Begin {
     }
 }
 
+/// Inodes whose link count changed, wherever they are. Who holds one open under a name that was outside the volume, and is
+/// gone, can write to it still, and the events speak of that name.
+#[derive(Default)]
+struct Relinked {
+    young: HashSet<u64>,
+    old: HashSet<u64>,
+}
+
+impl Relinked {
+    /// Half of the inodes that are remembered; the oldest are forgotten.
+    const HALF: usize = 1 << 19;
+
+    fn insert(&mut self, ino: u64) {
+        if self.young.len() >= Self::HALF {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(ino);
+    }
+
+    fn contains(&self, ino: u64) -> bool {
+        self.young.contains(&ino) || self.old.contains(&ino)
+    }
+}
+
+/// Inodes kept in `elsewhere`.
+const ELSEWHERE_MAX: usize = 100_000;
+
 impl Target {
     /// Takes out what is to be looked at. What came after the last [`Capture::drain`] is not noted in the journal yet.
     pub fn take(&self) -> Dirty {
-        self.lock().dirty.take()
+        let mut state = self.lock();
+        // Whatever is looked at from now on is looked at after these were written to.
+        state.elsewhere.clear();
+        state.elsewhere_lost = false;
+        state.dirty.take()
     }
 
     /// Looks at what is to be looked at.
@@ -124,9 +162,22 @@ impl Target {
         }
     }
 
-    /// Says which inodes are linked.
+    /// Says which inodes are linked, after a cycle. Those that were not known to be, and were written to elsewhere since
+    /// its names were taken, are to be looked at again.
     pub fn set_linked(&self, linked: HashSet<u64>) {
-        self.lock().linked = linked;
+        let mut state = self.lock();
+        let state = &mut *state;
+        let (now, mut is_lost) = (Instant::now(), false);
+        for ino in linked.difference(&state.linked) {
+            is_lost |= state.elsewhere_lost;
+            if let Some(key) = state.elsewhere.get(ino) {
+                state.dirty.object(key, now);
+            }
+        }
+        if is_lost {
+            state.dirty.gap(Gap::TooMany, now);
+        }
+        state.linked = linked;
     }
 
     /// Receives when something was touched.
@@ -164,6 +215,7 @@ pub struct Capture {
     opened: Instant,
     /// When the reading thread came round last, in milliseconds since `opened`.
     beat: AtomicU64,
+    open_files: Arc<OpenFiles>,
 }
 
 struct Inner {
@@ -203,6 +255,7 @@ impl Capture {
             adopted: false,
             opened: Instant::now(),
             beat: AtomicU64::new(0),
+            open_files: OpenFiles::start(),
         }))
     }
 
@@ -335,6 +388,11 @@ impl Capture {
         self.adopted
     }
 
+    /// Who has what open for writing, on all of the host.
+    pub fn open_files(&self) -> Arc<OpenFiles> {
+        self.open_files.clone()
+    }
+
     /// The group, to be held by somebody who outlives this process.
     pub fn group(&self) -> &Group {
         &self.group
@@ -399,28 +457,66 @@ impl Inner {
             // A directory changed sides, and all below it: their handles say nothing of that.
             self.sides.clear();
         }
+        self.arrived(event, sides, now);
         if let (Some(object), false) = (content, matches!(sides[0], Some(Side::In(_)))) {
-            self.elsewhere(object, now, touched);
+            // Of a directory that is gone it cannot be said any more where it was.
+            let is_nameless = event.at.is_none() || sides[0].is_none();
+            self.elsewhere(object, is_nameless, now, touched);
+        }
+    }
+
+    /// A directory that came into a volume: what was done in it before may have been done outside, and nobody remembers
+    /// that. Where it came from cannot be told for sure, for its old place may have come in itself since.
+    fn arrived(&self, event: &Event<'_>, sides: [Option<Side>; 2], now: Instant) {
+        if !event.mask.any(Mask::ONDIR) {
+            return;
+        }
+        let (to, object) = match (event.to.is_some(), event.mask.any(Mask::MOVED_TO)) {
+            (true, _) => (sides[1], event.object),
+            // Where it came from is another event.
+            (false, true) => (sides[0], event.object),
+            _ => return,
+        };
+        if let Some(Side::In(at)) = to {
+            match object {
+                Some(object) => {
+                    let mut state = self.targets[at].lock();
+                    state.dirty.arrived(object, now);
+                    if self.targets[at].journal.is_some() {
+                        state.notes.push(notes::tree(object));
+                    }
+                }
+                None => self.targets[at].gap(Gap::Arrived),
+            }
         }
     }
 
     /// An object was touched by a name that is in no volume, or by none: it may have another that is.
-    fn elsewhere(&self, object: &[u8], now: Instant, touched: &mut [bool]) {
+    ///
+    /// Without any name it is a change of the link count, and the only one that is told of a file of the volume that got its
+    /// second name elsewhere.
+    fn elsewhere(&self, object: &[u8], is_nameless: bool, now: Instant, touched: &mut [bool]) {
         let mut ino = None;
         for (at, target) in self.targets.iter().enumerate() {
             if !object.starts_with(&target.fsid) {
                 continue;
             }
             let mut state = target.lock();
-            if state.linked.is_empty() {
-                continue;
-            }
             let ino = *ino.get_or_insert_with(|| handle(object).ino());
-            if ino.is_none_or(|ino| state.linked.contains(&ino)) {
+            if let (true, Some(ino)) = (is_nameless, ino) {
+                state.relinked.insert(ino);
+            }
+            let is_known = |ino| state.linked.contains(&ino) || state.relinked.contains(ino);
+            if is_nameless || ino.is_none_or(is_known) {
                 if state.dirty.object(object, now) && target.journal.is_some() {
                     state.notes.push(notes::object(object));
                 }
                 touched[at] = true;
+            } else if let Some(ino) = ino {
+                state.elsewhere_lost |= state.elsewhere.len() >= ELSEWHERE_MAX;
+                if !state.elsewhere_lost {
+                    state.elsewhere.insert(ino, object.into());
+                }
             }
         }
     }

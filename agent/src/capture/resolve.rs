@@ -30,13 +30,16 @@ impl Resolved {
             for (name, object) in taken.dirs.remove(key).unwrap_or_default() {
                 part.name(key, &name, object.as_deref(), oldest);
             }
+            if taken.arrived.remove(key) {
+                part.arrived(key, oldest);
+            }
         }
         part
     }
 }
 
-/// Finds out where everything in `taken` is now. What is gone is left out: the names it had are in the set too. So is what
-/// `excludes` leaves out.
+/// Finds out where everything in `taken` is now. What is gone is left out: the names it had are in the set too. Only files
+/// that were written to through a name in it may have another one. What `excludes` leaves out is left out too.
 ///
 /// # Errors
 /// The kernel refuses for another reason than that something is gone.
@@ -48,19 +51,39 @@ pub fn resolve(target: &Target, taken: &Dirty, excludes: &Excludes) -> Result<Re
             let stat = sys::handle::stat(&held)?;
             Ok((sys::handle::path_of(&held)?, stat.ino))
         });
-        let (path, ino) = match found {
-            Ok(found) => found,
-            Err(e) if e.is_gone() => continue,
+        let found = match found {
+            // Moved out of the volume since: nothing, too. The name it had there is in the set.
+            Ok((path, ino)) => below(&root, &path).and_then(RelPath::new).map(|path| (path, ino)),
+            Err(e) if e.is_gone() => None,
             Err(e) => return Err(e),
         };
-        // Moved out of the volume since: the name it had there is in the set.
-        let Some(path) = below(&root, &path).and_then(RelPath::new) else { continue };
+        let Some((path, ino)) = found else {
+            let objects = names.values().flatten().filter_map(|key| inode(target, key));
+            objects.for_each(|object| resolved.names.add_inode(object));
+            continue;
+        };
         for (name, object) in names {
             let name: &[u8] = if **name == *b"." { b"" } else { name };
             let object = object.as_deref().and_then(|key| inode(target, key));
             resolved.names.add(path.clone(), Some(ino), name, object);
         }
         resolved.at.entry(path).or_default().push(key.clone());
+    }
+    for key in &taken.arrived {
+        let found = handle(key).hold(target.root()).and_then(|held| {
+            let stat = sys::handle::stat(&held)?;
+            Ok((sys::handle::path_of(&held)?, stat.ino))
+        });
+        match found {
+            Ok((path, ino)) => {
+                if let Some(path) = below(&root, &path).and_then(RelPath::new) {
+                    resolved.names.add_whole(path.clone(), Some(ino));
+                    resolved.at.entry(path).or_default().push(key.clone());
+                }
+            }
+            Err(e) if e.is_gone() => {}
+            Err(e) => return Err(e),
+        }
     }
     for object in &taken.objects {
         if let Some(ino) = inode(target, object) {
@@ -72,7 +95,7 @@ pub fn resolve(target: &Target, taken: &Dirty, excludes: &Excludes) -> Result<Re
 }
 
 /// Number of an object's inode; nothing if it is gone.
-fn inode(target: &Target, key: &[u8]) -> Option<u64> {
+pub fn inode(target: &Target, key: &[u8]) -> Option<u64> {
     let handle = handle(key);
     handle.ino().or_else(|| Some(sys::handle::stat(handle.hold(target.root()).ok()?).ok()?.ino))
 }

@@ -8,11 +8,15 @@ use proto::Cut;
 use super::args::{DurabilityArg, EngineArg, SyncArgs};
 use super::open_volume;
 use super::ui::{Ui, bytes, count};
+use crate::capture::Scan;
 use crate::config::Excludes;
-use crate::cycle::{Cycle, CycleOptions, CycleReport, DeletionLimit, Durability, Progress, Scope};
+use crate::cycle::{
+    Cycle, CycleOptions, CycleReport, DeletionLimit, Durability, Progress, Scope, Silent, now,
+};
 use crate::error::{Error, Exit, Result};
 use crate::lane::{Lane, Ownership, absolute};
 use crate::state::StateDir;
+use crate::volume::Volume;
 
 /// Cycles that `--once` adds while the volume keeps changing under it.
 const CYCLES_FOR_EXACT: usize = 3;
@@ -30,10 +34,12 @@ pub fn run(args: &SyncArgs, ui: &Ui) -> Result<Exit> {
     let (mut lane, tenure) = Lane::open_writer(&state, &mirror, ownership)?;
     let mut options = options(args, lane.ledger.root.pinned().kind().may_hang(), ui);
     let progress = Arc::new(Progress::default());
+    let mut scanner = sys::procfs::Scanner::default();
     loop {
         let shown = ui.show(&progress);
         let mut report = None;
         for _ in 0..CYCLES_FOR_EXACT {
+            let silent = open_now(&mut scanner, &volume);
             let mut cycle = Cycle {
                 lane: &mut lane,
                 tenure: &tenure,
@@ -41,6 +47,7 @@ pub fn run(args: &SyncArgs, ui: &Ui) -> Result<Exit> {
                 options: &options,
                 progress: &progress,
                 scope: Scope::Whole,
+                silent: &silent,
                 watch: None,
             };
             let this = cycle.run()?;
@@ -60,6 +67,19 @@ pub fn run(args: &SyncArgs, ui: &Ui) -> Result<Exit> {
             return Ok(exit(&report));
         }
         std::thread::sleep(Duration::from_secs(args.interval));
+    }
+}
+
+/// What processes have mapped now. Nobody knows how it was read before, so all of it is compared. Without privilege other
+/// users' processes are not seen.
+fn open_now(scanner: &mut sys::procfs::Scanner, volume: &Volume) -> Silent {
+    let begun = now();
+    match Scan::now(scanner) {
+        Ok(scan) => {
+            let mapped = scan.of(volume.stat.dev).mapped;
+            Silent { begun, doubted: mapped.clone(), mapped, untold: false }
+        }
+        Err(_) => Silent { begun, untold: true, ..Silent::nothing() },
     }
 }
 

@@ -9,6 +9,7 @@ use sys::meta::{AclsKept, MadeAs, XattrsRead};
 use sys::{Dir, Errno, FileKind, Meta, Owner, Stat, SysError, WalkBuffer};
 
 use super::listing::{self, Listing};
+use super::look::{InodeKey, inode_key};
 
 /// A directory and one name in it; an empty name is the directory itself.
 pub type At = (Arc<Dir>, Box<[u8]>);
@@ -33,29 +34,44 @@ pub struct Opened {
     pub there: HashSet<Box<[u8]>>,
 }
 
-/// Makes a directory in the stage and reads the one in the volume. It belongs to its owner from the start, who may
+/// Makes a directory in the stage and reads the one in the volume, which is still `expect`: what else is known of it,
+/// renames into it first of all, was said of that one. Where an earlier run may have left something there, `leftover` says
+/// which names a rename will bring: whatever else has them goes. It belongs to its owner from the start, who may
 /// then create in it; the mirror's own root stays root's alone.
 pub fn open_tree(
     source: &At,
     target: &At,
     create_as: Option<Owner>,
-    leftover: bool,
+    leftover: Option<&HashSet<Box<[u8]>>>,
+    expect: InodeKey,
 ) -> Result<Opened, ActError> {
     let mut buffer = WalkBuffer::default();
     let is_root = source.1.is_empty();
     let opened = if is_root { source.0.reopen() } else { source.0.open_dir(&source.1) };
     let mut dir = opened.map_err(ActError::Source)?;
     let listing = listing::read(&mut dir, &mut buffer).map_err(ActError::Source)?;
+    if inode_key(&listing.stat) != expect {
+        return Err(ActError::Source(SysError::new("find again", &source.1, Errno::STALE)));
+    }
     let xattrs = sys::meta::read_xattrs(dir.as_fd()).map_err(ActError::Source)?;
     let mut there = HashSet::new();
     let owner = Owner { uid: listing.stat.uid, gid: listing.stat.gid };
     let mode = if is_root { 0o700 } else { listing.stat.mode & 0o777 | 0o700 };
     match sys::owner::as_owner_or_self(create_as, || target.0.mkdir(&target.1, mode)) {
         Ok(()) => {}
-        Err(e) if e.errno == Errno::EXIST && leftover => {
-            let old = target.0.open_dir(&target.1).map_err(ActError::Target)?;
+        Err(e) if e.errno == Errno::EXIST && leftover.is_some() => {
+            let old = match target.0.open_dir(&target.1) {
+                // It was a file in that run.
+                Err(e) if [Errno::NOTDIR, Errno::LOOP].contains(&e.errno) => {
+                    target.0.remove_tree(&target.1).map_err(ActError::Target)?;
+                    target.0.mkdir(&target.1, mode).map_err(ActError::Target)?;
+                    target.0.open_dir(&target.1).map_err(ActError::Target)?
+                }
+                old => old.map_err(ActError::Target)?,
+            };
             for name in old.names().map_err(ActError::Target)? {
-                if listing.names.binary_search_by(|(n, _)| n.as_ref().cmp(&name)).is_ok() {
+                let comes = leftover.is_some_and(|filled| filled.contains(name.as_slice()));
+                if !comes && listing.names.binary_search_by(|(n, _)| n.as_ref().cmp(&name)).is_ok() {
                     there.insert(name.into());
                 } else {
                     old.remove_tree(&name).map_err(ActError::Target)?;

@@ -6,9 +6,10 @@ use proto::{DirWork, Entry, Leaves, Op, RelPath, StagedName};
 use sys::Errno;
 
 use super::emit::Outs;
+use super::entries;
+use super::look::{self, InodeKey};
 use super::run::Cycle;
 use super::stage::{Staged, dir_work};
-use super::{entries, look};
 use crate::error::Result;
 use crate::index::View;
 
@@ -20,7 +21,7 @@ impl Cycle<'_> {
         staged: &mut Staged,
         outs: &Outs,
         moves: &[(RelPath, StagedName)],
-        changed: Vec<(RelPath, RelPath)>,
+        changed: Vec<(RelPath, RelPath, InodeKey)>,
     ) -> Result<Vec<Op>> {
         let moved: BTreeMap<RelPath, RelPath> = staged
             .ops
@@ -44,10 +45,12 @@ impl Cycle<'_> {
         }
         let mut ops = Vec::new();
         let mut done = HashSet::new();
-        for (path, old) in changed {
+        for (path, old, key) in changed {
             let entry = match self.dir_entry(&path) {
-                Ok((entry, _)) => entry,
-                // It is something else by now: the next cycle sees it.
+                Ok((entry, _)) if (entry.origin.ino, entry.origin.btime) == key => entry,
+                // It is something else by now: the next cycle sees it. Were that one remembered, it would be taken for
+                // the one whose content was compared.
+                Ok(_) => continue,
                 Err(e) if e.is_gone() || [Errno::NOTDIR, Errno::LOOP].contains(&e.errno) => continue,
                 Err(e) => {
                     let what = "attributes of the directory cannot be read";
@@ -72,6 +75,7 @@ impl Cycle<'_> {
             Op::Dir { path, .. } => Some(path.clone()),
             _ => None,
         }));
+        let mut fresh = HashSet::new();
         for path in touched {
             if done.contains(&path) {
                 continue;
@@ -83,15 +87,24 @@ impl Cycle<'_> {
                 .max_by_key(|(_, new)| new.depth())
                 .and_then(|(old, new)| path.rebase(new, old))
                 .unwrap_or_else(|| path.clone());
-            let entry = match view.entry(&old)? {
-                Some(entry) if entry.is_dir() => entry,
-                // New in this generation, and a rename came into it after it was staged.
-                _ => match self.dir_entry(&path) {
-                    Ok((entry, _)) => entry,
-                    Err(_) => continue,
-                },
-            };
-            ops.push(Op::Dir { path, entry, work: DirWork::Times });
+            match view.entry(&old)? {
+                Some(entry) if entry.is_dir() => ops.push(Op::Dir { path, entry, work: DirWork::Times }),
+                _ => {
+                    fresh.insert(path);
+                }
+            }
+        }
+        if !fresh.is_empty() {
+            // New in this generation, and a rename comes into it after it was staged: as it was when it was staged.
+            staged.spool.replay(|op| {
+                if let Op::Install { path, entry, .. } | Op::Below { path, entry } = op
+                    && entry.is_dir()
+                    && fresh.contains(&path)
+                {
+                    ops.push(Op::Dir { path, entry, work: DirWork::Times });
+                }
+                Ok(())
+            })?;
         }
         ops.sort_by(|a, b| a.path().cmp(b.path()));
         Ok(ops)

@@ -23,11 +23,11 @@ fn nanos(t: Time) -> i128 {
     i128::from(t.sec) * 1_000_000_000 + i128::from(t.nsec)
 }
 
-/// What the volume says of the inode.
-pub fn origin(stat: &Stat, changing: bool) -> Origin {
+/// What the volume says of the inode; `at` is when it was looked at, or earlier.
+pub fn origin(stat: &Stat, changing: bool, at: Time) -> Origin {
     let ctime = time(stat.ctime);
     // Both clocks are this host's wall clock; a ctime in the future is as doubtful as a fresh one.
-    let racy = changing || nanos(now()) - nanos(ctime) < RACY_NANOS;
+    let racy = changing || nanos(at) - nanos(ctime) < RACY_NANOS;
     Origin { ino: stat.ino, btime: stat.btime.map(time), ctime, racy }
 }
 
@@ -41,18 +41,22 @@ pub fn entry(body: Body, stat: &Stat, xattrs: sys::Xattrs, changing: bool) -> En
         mtime: time(stat.mtime),
         xattrs,
         linked: stat.kind != FileKind::Dir && stat.nlink > 1,
-        origin: origin(stat, changing),
+        origin: origin(stat, changing, now()),
     }
 }
 
-/// Entry of a copied file.
-pub fn of_copied(copied: &transfer::Copied, racy: bool) -> Entry {
+/// Entry of a copied file, in a cycle that looked at `begun` who has what mapped. What was changed since may have been
+/// changed through a mapping that was not known of, and be changing still without moving its times. `racy`: it is not to
+/// be believed the next time for another reason.
+pub fn of_copied(copied: &transfer::Copied, begun: Time, racy: bool) -> Entry {
     let body = Body::File(FileBody {
         size: copied.size,
         hash: copied.hash.root,
         blocks: copied.hash.blocks.clone(),
     });
-    entry(body, &copied.stat, copied.xattrs.kept.clone(), racy || copied.stat_changed_during_copy)
+    let changing = racy || copied.stat_changed_during_copy;
+    let entry = entry(body, &copied.stat, copied.xattrs.kept.clone(), changing);
+    Entry { origin: origin(&copied.stat, changing, begun), ..entry }
 }
 
 /// Entry of an open directory, with the names of attributes left out.

@@ -1,6 +1,6 @@
 //! Hard links: one name of an inode is copied, the others are linked to it in the stage.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use proto::{Entry, RelPath};
 
@@ -22,6 +22,8 @@ pub struct Group {
     leader: Leader,
     /// Names that wait for the leader.
     waiting: Vec<Item>,
+    /// All that were met.
+    names: HashSet<RelPath>,
 }
 
 #[derive(Default)]
@@ -53,6 +55,7 @@ impl Groups {
     /// A name that has to be in the mirror.
     pub fn join(&mut self, key: InodeKey, item: Item) -> Role {
         let group = self.0.entry(key).or_default();
+        group.names.insert(item.path.clone());
         match &group.leader {
             Leader::None => {
                 group.leader = Leader::Pending;
@@ -64,6 +67,11 @@ impl Groups {
             }
             Leader::Ready(ready) => Role::Link(Box::new(item), ready.0.clone(), Box::new(ready.1.clone())),
         }
+    }
+
+    /// Whether `path` was met as a name of the inode.
+    pub fn has(&self, key: InodeKey, path: &RelPath) -> bool {
+        self.0.get(&key).is_some_and(|group| group.names.contains(path))
     }
 
     /// Says that a leader is on its way (it is compared with the mirror first).

@@ -10,6 +10,7 @@ use sys::{Dir, Errno, FileKind, Stat, SysError, WalkBuffer};
 
 use super::crew::crew;
 use super::listing::{self, Fingerprint};
+use super::run::CycleOptions;
 use crate::config::Excludes;
 use crate::error::{Error, Result};
 use crate::index::{DirId, IndexError, Quick, Row, RowFacts, View, time};
@@ -99,6 +100,9 @@ pub struct Changes {
     pub links: HashMap<InodeKey, Vec<LinkName>>,
     /// What cannot or shall not be replicated.
     pub refused: Vec<Refusal>,
+    /// Directories that were something else, or gone, when their content was to be compared: of which nothing may be
+    /// remembered as if it had been.
+    pub unseen: HashSet<RelPath>,
     /// Sum over everything seen.
     pub fingerprint: Fingerprint,
     /// Where the index has names that are there still, as another inode of the same type: their rows are compared with that
@@ -116,6 +120,19 @@ impl Changes {
         self.links.values().flatten().all(|name| name.quick == Some(Quick::Same))
     }
 
+    /// Forgets what was found below `path` of the index: a later look at all of it says it anew.
+    pub fn forget_below(&mut self, path: &RelPath) {
+        let stays = |old: &RelPath| old == path || !old.is_within(path);
+        self.new.retain(|found| stays(&found.old));
+        self.changed.retain(|(found, _)| stays(&found.old));
+        self.dirs.retain(|found| stays(&found.old));
+        self.missing.retain(|missing| stays(&missing.old));
+        for names in self.links.values_mut() {
+            names.retain(|name| stays(&name.found.old));
+        }
+        self.links.retain(|_, names| !names.is_empty());
+    }
+
     /// Takes in what another thread or another look found.
     pub fn merge(&mut self, other: Changes) {
         self.new.extend(other.new);
@@ -127,6 +144,7 @@ impl Changes {
         }
         self.refused.extend(other.refused);
         self.merged.extend(other.merged);
+        self.unseen.extend(other.unseen);
         self.fingerprint.merge(other.fingerprint);
         self.names += other.names;
         self.is_empty_volume |= other.is_empty_volume;
@@ -148,35 +166,38 @@ pub struct Start {
 /// Where the index has what was renamed to elsewhere: other things by the same names are new.
 pub type Claimed = HashSet<RelPath>;
 
+/// How a look is taken.
+#[derive(Clone, Copy)]
+pub struct Eyes<'a> {
+    /// Settings.
+    pub options: &'a CycleOptions,
+    /// Inodes whose times say nothing.
+    pub doubted: &'a HashSet<u64>,
+}
+
 /// A directory to be compared.
 pub(super) struct Task {
     pub(super) parent: Arc<Dir>,
     /// Name in `parent`; `None` when `parent` is the directory itself.
     pub(super) name: Option<Box<[u8]>>,
-    /// Its inode, as its parent's names were looked at. Should it be another one by now, the second look differs.
-    pub(super) ino: u64,
+    /// Its inode, as its parent's names were looked at.
+    pub(super) key: InodeKey,
     pub(super) path: RelPath,
     pub(super) old: RelPath,
     pub(super) id: DirId,
 }
 
-/// Compares the tree at `start` with the index, on `threads` threads.
+/// Compares the tree at `start` with the index, on `threads` threads. The times of the inodes in `doubted` say nothing.
 ///
 /// # Errors
 /// [`Error::Index`]; what goes wrong in the volume becomes a refusal of the path.
-pub fn look(
-    view: &View,
-    start: Start,
-    claimed: &Claimed,
-    excludes: &Excludes,
-    threads: usize,
-) -> Result<Changes> {
+pub fn look(view: &View, start: Start, claimed: &Claimed, eyes: Eyes<'_>) -> Result<Changes> {
     let Start { dir, path, old, id } = start;
     let stat = dir.stat_self().map_err(|e| Error::Volume { path: path.to_string(), why: e.to_string() })?;
-    let (ino, mount) = (stat.ino, (stat.mount, stat.dev));
-    let first = Task { parent: dir, name: None, ino, path, old, id };
-    let policy = Policy { mount, excludes };
-    let worker = || Looker::new(view, claimed, policy);
+    let (key, mount) = (inode_key(&stat), (stat.mount, stat.dev));
+    let first = Task { parent: dir, name: None, key, path, old, id };
+    let worker = || Looker::new(view, claimed, eyes, mount);
+    let threads = eyes.options.walkers;
     let lookers = crew(first, threads, worker, |looker, task, deeper| looker.directory(task, deeper))?;
     let mut changes = Changes::default();
     lookers.into_iter().for_each(|looker| changes.merge(looker.changes));
@@ -187,28 +208,41 @@ pub fn look(
 pub(super) struct Looker<'a> {
     view: &'a View,
     claimed: &'a Claimed,
+    doubted: &'a HashSet<u64>,
     policy: Policy<'a>,
     pub(super) changes: Changes,
     buffer: WalkBuffer,
 }
 
 impl<'a> Looker<'a> {
-    /// One that has seen nothing yet.
-    pub(super) fn new(view: &'a View, claimed: &'a Claimed, policy: Policy<'a>) -> Self {
-        Self { view, claimed, policy, changes: Changes::default(), buffer: WalkBuffer::default() }
+    /// One that has seen nothing yet, of a volume on this mount and device.
+    pub(super) fn new(
+        view: &'a View,
+        claimed: &'a Claimed,
+        eyes: Eyes<'a>,
+        mount: (u64, (u32, u32)),
+    ) -> Self {
+        let policy = Policy { mount, excludes: &eyes.options.excludes };
+        let doubted = eyes.doubted;
+        Self { view, claimed, doubted, policy, changes: Changes::default(), buffer: WalkBuffer::default() }
     }
 
     fn directory(&mut self, task: Task, deeper: &mut Vec<Task>) -> Result<()> {
         let listed = open(&task.parent, task.name.as_deref()).and_then(|mut dir| {
+            if inode_key(&dir.stat_self()?) != task.key {
+                return Err(SysError::new("find again", b".", Errno::STALE));
+            }
             let names = listing::names(&mut dir, &mut self.buffer)?;
             Ok((Arc::new(dir), names))
         });
         let (dir, names) = match listed {
             Ok(listed) => listed,
-            // Gone or replaced since its parent was listed: the next cycle sees what it is now.
-            Err(e) if e.is_gone() => return Ok(()),
             Err(e) => {
-                self.quarantine(&task.path, "directory cannot be read", &e);
+                // Gone or replaced since its parent was listed: the next cycle sees what it is now.
+                if !e.is_gone() {
+                    self.quarantine(&task.path, "directory cannot be read", &e);
+                }
+                self.changes.unseen.insert(task.path);
                 return Ok(());
             }
         };
@@ -243,7 +277,7 @@ impl<'a> Looker<'a> {
                     continue;
                 }
             };
-            self.changes.fingerprint.add(task.ino, name, &found);
+            self.changes.fingerprint.add(task.key.0, name, &found);
             self.name(&task, &dir, name, found, matching, deeper)?;
         }
         while let Some((old_name, old)) = &row {
@@ -278,7 +312,7 @@ impl<'a> Looker<'a> {
         if row.is_some_and(|facts| facts.kind == stat.kind && !facts.is_inode(&stat)) {
             self.changes.merged.insert(old.clone());
         }
-        let found = Found { path, old, stat, parent: task.ino };
+        let found = Found { path, old, stat, parent: task.key.0 };
         let Some(facts) = row else {
             if stat.kind != FileKind::Dir && stat.nlink > 1 {
                 self.link(found, None, None, false);
@@ -287,7 +321,10 @@ impl<'a> Looker<'a> {
             }
             return Ok(());
         };
-        let quick = facts.compare(&stat);
+        let quick = match facts.compare(&stat) {
+            Quick::Same if stat.kind != FileKind::Dir && self.doubted.contains(&stat.ino) => Quick::Touched,
+            quick => quick,
+        };
         if quick == Quick::OtherType {
             self.changes.missing.push(Missing { old: found.old.clone(), facts });
             if stat.kind != FileKind::Dir && stat.nlink > 1 {
@@ -301,7 +338,7 @@ impl<'a> Looker<'a> {
             deeper.push(Task {
                 parent: dir.clone(),
                 name: Some(name.into()),
-                ino: stat.ino,
+                key: inode_key(&stat),
                 path: found.path.clone(),
                 old: found.old.clone(),
                 id: facts.dir_id,

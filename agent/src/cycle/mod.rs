@@ -1,6 +1,6 @@
 //! One cycle: look at the volume, decide, stage, seal, publish.
 //!
-//! In reading order: [`look`] compares volume and index, [`names`] only what was touched; [`plan`] turns what it saw into work (renames found,
+//! In reading order: [`silent`] says what no event tells; [`look`] compares volume and index, [`names`] only what was touched; [`plan`] turns what it saw into work (renames found,
 //! deletions guarded), [`stage`] copies, [`run`] drives one cycle from end to end.
 
 mod acts;
@@ -17,6 +17,7 @@ mod names;
 mod plan;
 mod resume;
 mod run;
+mod silent;
 mod spool;
 mod spools;
 mod stage;
@@ -25,6 +26,7 @@ mod tail;
 pub use entries::now;
 pub use guard::DeletionLimit;
 pub use names::Names;
-pub use plan::Plan;
-pub use run::{Cycle, CycleOptions, CycleReport, Durability, Scope, Watch, preview};
+pub use plan::{Again, Plan};
+pub use run::{Cycle, CycleOptions, CycleReport, Durability, Made, Scope, Watch, preview};
+pub use silent::Silent;
 pub use stage::Progress;

@@ -12,10 +12,9 @@ use proto::RelPath;
 use sys::{Dir, Errno, FileKind, Stat};
 
 use super::look::{
-    self, Changes, Claimed, Found, LinkName, Looker, Missing, Policy, Start, Task, inode_key, unreadable,
+    self, Changes, Claimed, Eyes, Found, LinkName, Looker, Missing, Start, Task, inode_key, unreadable,
 };
 use super::plan::Plan;
-use super::run::CycleOptions;
 use crate::config::Excludes;
 use crate::error::Result;
 use crate::index::{DirId, Quick, ROOT, RowFacts, View};
@@ -29,6 +28,8 @@ const NOBODY: u64 = u64::MAX;
 pub struct Names {
     dirs: BTreeMap<RelPath, InDir>,
     inodes: BTreeSet<u64>,
+    /// Directories to be compared as a whole, with their inodes as far as it matters.
+    whole: BTreeMap<RelPath, Option<u64>>,
     count: usize,
 }
 
@@ -51,14 +52,33 @@ impl Names {
             (known, said) => known.or(said),
         };
         if !name.is_empty() {
-            let old = here.names.insert(name.into(), object);
-            self.count += usize::from(old.is_none());
+            match here.names.get_mut(name) {
+                Some(known) => {
+                    let before = *known;
+                    *known = object.or(before);
+                    // The one that had this name before may have another.
+                    before
+                        .filter(|before| *known != Some(*before))
+                        .into_iter()
+                        .for_each(|ino| self.add_inode(ino));
+                }
+                None => {
+                    here.names.insert(name.into(), object);
+                    self.count += 1;
+                }
+            }
         }
     }
 
     /// Adds whatever names the index has of an inode of the volume.
     pub fn add_inode(&mut self, ino: u64) {
         self.count += usize::from(self.inodes.insert(ino));
+    }
+
+    /// Adds a directory that was where nobody watched: all that is in it is compared, even if it seems to be as it was.
+    pub fn add_whole(&mut self, path: RelPath, ino: Option<u64>) {
+        self.add_path(&path);
+        self.whole.insert(path, ino);
     }
 
     /// Adds a path.
@@ -99,6 +119,8 @@ pub struct Covered {
     trees: HashSet<RelPath>,
     /// Directories that were not where they were said to be: to be asked for again.
     pub astray: Vec<RelPath>,
+    /// Inodes with a name in one of those.
+    pub inodes: HashSet<u64>,
 }
 
 impl Covered {
@@ -122,12 +144,7 @@ impl Covered {
 ///
 /// # Errors
 /// [`crate::Error::Index`]; what goes wrong in the volume becomes a refusal of the path.
-pub fn look_at(
-    view: &View,
-    volume: &Volume,
-    names: &Names,
-    options: &CycleOptions,
-) -> Result<(Changes, Covered)> {
+pub fn look_at(view: &View, volume: &Volume, names: &Names, eyes: Eyes<'_>) -> Result<(Changes, Covered)> {
     let root = volume.root.clone();
     let stat = match root.stat_self() {
         Ok(stat) => stat,
@@ -136,19 +153,19 @@ pub fn look_at(
     let none = Claimed::new();
     let mut pass = Pass {
         view,
-        looker: Looker::new(
-            view,
-            &none,
-            Policy { mount: (stat.mount, stat.dev), excludes: &options.excludes },
-        ),
+        looker: Looker::new(view, &none, eyes, (stat.mount, stat.dev)),
         held: HashMap::from([(RelPath::root(), Held::Open(Arc::new(Open { dir: root, stat, id: ROOT })))]),
         todo: names.dirs.clone(),
         inodes: HashSet::new(),
+        asked: HashMap::new(),
         covered: Covered::default(),
         walks: Vec::new(),
     };
     for ino in &names.inodes {
         pass.all_names(*ino)?;
+    }
+    for (path, ino) in &names.whole {
+        pass.whole(path, *ino)?;
     }
     while let Some((path, here)) = pass.todo.pop_first() {
         pass.directory(&path, here)?;
@@ -156,7 +173,9 @@ pub fn look_at(
     let Pass { looker, covered, walks, .. } = pass;
     let mut changes = looker.changes;
     for start in walks {
-        changes.merge(look::look(view, start, &none, &options.excludes, options.walkers)?);
+        // Names in it that were looked at one by one are a part of this.
+        changes.forget_below(&start.old);
+        changes.merge(look::look(view, start, &none, eyes)?);
     }
     changes.is_empty_volume = is_empty(&volume.root);
     Ok((changes, covered))
@@ -250,22 +269,42 @@ struct Pass<'a> {
     todo: BTreeMap<RelPath, InDir>,
     /// Whose other names were asked for.
     inodes: HashSet<u64>,
+    /// By directory: of whom a name in it was asked for.
+    asked: HashMap<RelPath, Vec<u64>>,
     covered: Covered,
     walks: Vec<Start>,
 }
 
 impl Pass<'_> {
+    /// A directory that the index has as this inode, and yet all of it is to be compared. Another one is so anyway.
+    fn whole(&mut self, path: &RelPath, ino: Option<u64>) -> Result<()> {
+        match self.hold(path)? {
+            Held::Open(open) if ino.is_none_or(|ino| open.stat.ino == ino) => {
+                self.covered.trees.insert(path.clone());
+                let (path, old) = (path.clone(), path.clone());
+                self.walks.push(Start { dir: open.dir.clone(), path, old, id: open.id });
+            }
+            Held::Open(_) | Held::Gone => self.covered.astray.push(path.clone()),
+            Held::Covered => {}
+        }
+        Ok(())
+    }
+
     fn directory(&mut self, path: &RelPath, here: InDir) -> Result<()> {
         let open = match self.hold(path)? {
             Held::Open(open) => open,
-            Held::Covered => return Ok(()),
+            Held::Covered => {
+                // All that is in it, but not what was written to through a name that it had there: that may be elsewhere.
+                let objects: Vec<u64> = here.names.values().copied().flatten().collect();
+                return objects.into_iter().try_for_each(|object| self.all_names(object));
+            }
             Held::Gone => {
-                self.covered.astray.push(path.clone());
+                self.astray(path);
                 return Ok(());
             }
         };
         if here.ino.is_some_and(|ino| ino != open.stat.ino) {
-            self.covered.astray.push(path.clone());
+            self.astray(path);
             return Ok(());
         }
         self.itself(path, &open)?;
@@ -283,6 +322,11 @@ impl Pass<'_> {
             }
         }
         Ok(())
+    }
+
+    fn astray(&mut self, path: &RelPath) {
+        self.covered.astray.push(path.clone());
+        self.covered.inodes.extend(self.asked.get(path).into_iter().flatten());
     }
 
     /// The directory at `path`, if it is the one that the index has there.
@@ -363,7 +407,7 @@ impl Pass<'_> {
         let task = Task {
             parent: open.dir.clone(),
             name: None,
-            ino: open.stat.ino,
+            key: look::inode_key(&open.stat),
             path: path.clone(),
             old: path.clone(),
             id: open.id,
@@ -383,13 +427,26 @@ impl Pass<'_> {
         if !stays {
             for task in deeper {
                 // Another directory under the name of one that the mirror has.
-                match open.dir.open_dir(name) {
-                    Ok(dir) => {
+                let opened = open.dir.open_dir(name).and_then(|dir| {
+                    let now = dir.stat_self()?;
+                    Ok((dir, look::inode_key(&now) == look::inode_key(&stat)))
+                });
+                match opened {
+                    // A third one by now: of which the second may not be remembered as compared.
+                    Ok((_, false)) => {
+                        self.covered.astray.push(path.clone());
+                        self.looker.changes.unseen.insert(task.path);
+                    }
+                    Ok((dir, true)) => {
                         let dir = Arc::new(dir);
                         self.walks.push(Start { dir, path: task.path, old: task.old, id: task.id });
                     }
-                    Err(e) if e.is_gone() => self.covered.astray.push(path.clone()),
+                    Err(e) if e.is_gone() || [Errno::NOTDIR, Errno::LOOP].contains(&e.errno) => {
+                        self.covered.astray.push(path.clone());
+                        self.looker.changes.unseen.insert(task.path);
+                    }
                     Err(e) => {
+                        self.looker.changes.unseen.insert(task.path.clone());
                         let refusal = unreadable(&task.path, "directory cannot be read", &e);
                         self.looker.changes.refused.push(refusal);
                     }
@@ -416,6 +473,7 @@ impl Pass<'_> {
         }
         for path in self.view.names_of(ino)? {
             if let (false, Some((parent, name))) = (self.covered.names.contains(&path), path.split_last()) {
+                self.asked.entry(parent.clone()).or_default().push(ino);
                 self.todo.entry(parent).or_default().names.entry(name.into()).or_default();
             }
         }

@@ -8,8 +8,7 @@ use sys::meta::XattrsRead;
 use sys::{Dir, FileKind, WalkBuffer};
 
 use super::guard::Verdict;
-use super::look::{Changes, DEPTH_MAX, Found, InodeKey, Missing, Start, inode_key, look};
-use super::run::CycleOptions;
+use super::look::{Changes, DEPTH_MAX, Eyes, Found, InodeKey, Missing, Start, inode_key, look};
 use crate::error::Result;
 use crate::index::{IndexError, Quick, RowFacts, View};
 
@@ -50,6 +49,38 @@ pub struct Plan {
     pub halted: Option<String>,
     /// Then: what was not carried out, outermost names only, by the paths of index and volume.
     pub withheld: Vec<RelPath>,
+    /// What changed while it was looked at: to be looked at again.
+    pub again: Again,
+}
+
+/// What is to be looked at again in the next cycle, though no event may say so.
+#[derive(Clone, Debug, Default)]
+pub struct Again {
+    /// Single names.
+    pub names: Vec<RelPath>,
+    /// Directories with all that is in them.
+    pub trees: Vec<RelPath>,
+    /// Files whose names may not be linked in the mirror as they are in the volume.
+    pub inodes: HashSet<u64>,
+}
+
+impl Again {
+    /// True when it is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.trees.is_empty() && self.inodes.is_empty()
+    }
+
+    /// Adds a path, by what was there.
+    pub fn add(&mut self, path: RelPath, kind: FileKind) {
+        if kind == FileKind::Dir { self.trees.push(path) } else { self.names.push(path) }
+    }
+
+    /// Adds all of `other`.
+    pub fn append(&mut self, other: Again) {
+        self.names.extend(other.names);
+        self.trees.extend(other.trees);
+        self.inodes.extend(other.inodes);
+    }
 }
 
 impl Plan {
@@ -57,17 +88,24 @@ impl Plan {
     ///
     /// # Errors
     /// [`crate::Error::Index`].
-    pub fn make(view: &View, root: &Arc<Dir>, changes: Changes, options: &CycleOptions) -> Result<Self> {
+    pub fn make(view: &View, root: &Arc<Dir>, changes: Changes, eyes: Eyes<'_>, find: Find) -> Result<Self> {
         let mut renames = Renames {
             view,
             root,
-            options,
+            eyes,
             known: HashMap::new(),
             claimed: HashSet::new(),
             taken: HashSet::new(),
         };
-        let (mut changes, moves) = renames.find(changes)?;
+        let (mut changes, mut moves) = match find {
+            Find::Renames => renames.find(changes)?,
+            Find::Nothing => (changes, Vec::new()),
+        };
+        let unseen = std::mem::take(&mut changes.unseen);
+        changes.dirs.retain(|found| !unseen.contains(&found.path));
         changes.missing.retain(|missing| !renames.claimed.contains(&missing.old));
+        let mut again = drop_contradictions(view, &mut changes, &mut moves)?;
+        again.trees.extend(unseen);
         let mut deleted = 0;
         for missing in &changes.missing {
             deleted += count(view, missing, &renames.claimed)?;
@@ -86,8 +124,9 @@ impl Plan {
             rest: changes,
             halted: None,
             withheld: Vec::new(),
+            again,
         };
-        if let Verdict::Halt(why) = options.limit.judge(deleted, total, plan.rest.is_empty_volume) {
+        if let Verdict::Halt(why) = eyes.options.limit.judge(deleted, total, plan.rest.is_empty_volume) {
             plan.halt(why);
         }
         Ok(plan)
@@ -146,6 +185,145 @@ impl Plan {
     }
 }
 
+/// Whether renames are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Find {
+    /// They are.
+    Renames,
+    /// They are not: what has another name is sent again. For when renames went wrong because their places went, too.
+    Nothing,
+}
+
+/// Drops what contradicts the rest: a look is not of one instant, and may have seen something in a directory before that
+/// was replaced, and the new one after. Returns the paths that are to be looked at again.
+fn drop_contradictions(view: &View, changes: &mut Changes, moves: &mut Vec<Move>) -> Result<Again> {
+    let mut again = Again::default();
+    loop {
+        let places = Places::of(changes, moves);
+        let links = changes.links.values().flatten().map(|name| (&name.found, name.quick.is_none()));
+        let changed = changes.changed.iter().map(|(found, _)| found).chain(&changes.dirs);
+        let moved = moves.iter().map(|this| (&this.found, true));
+        let mut taken: HashSet<&RelPath> = HashSet::new();
+        let mut dropped: HashMap<(RelPath, RelPath), FileKind> = HashMap::new();
+        let all = moved
+            .chain(changes.new.iter().map(|found| (found, true)))
+            .chain(links)
+            .chain(changed.map(|found| (found, false)));
+        for (found, comes) in all {
+            let is_twice = comes && !taken.insert(&found.path);
+            if is_twice || !places.fit(view, found, comes)? {
+                dropped.insert((found.path.clone(), found.old.clone()), found.stat.kind);
+            }
+        }
+        if dropped.is_empty() {
+            return Ok(again);
+        }
+        let stays = |found: &Found| !dropped.contains_key(&(found.path.clone(), found.old.clone()));
+        changes.new.retain(stays);
+        changes.changed.retain(|(found, _)| stays(found));
+        changes.dirs.retain(stays);
+        for names in changes.links.values_mut() {
+            names.retain(|name| stays(&name.found));
+        }
+        changes.links.retain(|_, names| !names.is_empty());
+        // What does not arrive has left all the same.
+        for this in moves.extract_if(.., |this| !stays(&this.found)) {
+            changes.missing.push(Missing { old: this.old, facts: this.facts });
+        }
+        dropped.into_iter().for_each(|((path, _), kind)| again.add(path, kind));
+    }
+}
+
+/// Which directories a plan makes, brings and takes away.
+struct Places {
+    /// Paths of the index that are left.
+    gone: HashSet<RelPath>,
+    /// New directories.
+    made: HashSet<RelPath>,
+    /// Renamed directories, by their new paths, with their old ones.
+    brought: HashMap<RelPath, RelPath>,
+    /// Their old paths.
+    from: HashSet<RelPath>,
+}
+
+impl Places {
+    fn of(changes: &Changes, moves: &[Move]) -> Self {
+        let is_dir = |found: &Found| found.stat.kind == FileKind::Dir;
+        let renamed = || moves.iter().filter(|this| is_dir(&this.found));
+        Self {
+            from: renamed().map(|this| this.old.clone()).collect(),
+            gone: changes
+                .missing
+                .iter()
+                .map(|m| &m.old)
+                .chain(moves.iter().map(|m| &m.old))
+                .cloned()
+                .collect(),
+            made: changes.new.iter().filter(|found| is_dir(found)).map(|found| found.path.clone()).collect(),
+            brought: renamed().map(|this| (this.found.path.clone(), this.old.clone())).collect(),
+        }
+    }
+
+    /// True when the directory of `found` will be there; and, for something that comes to be there, its place is free, or
+    /// taken by a file that a file may replace.
+    fn fit(&self, view: &View, found: &Found, comes: bool) -> Result<bool, IndexError> {
+        let mut above = found.path.clone();
+        let mut old = found.path.clone();
+        while let Some((at, _)) = above.split_last() {
+            if self.made.contains(&at) {
+                // All that is in it comes with it, but for renames; and those are into what is not there yet.
+                return Ok(comes);
+            }
+            if let Some(from) = self.brought.get(&at) {
+                old = found.path.rebase(&at, from).unwrap_or(old);
+                break;
+            }
+            above = at;
+        }
+        // From here on as the index has it.
+        let mut at = old.clone();
+        let mut is_self = true;
+        loop {
+            let is_brought = self.from.contains(&at);
+            if self.gone.contains(&at) {
+                // Its own place is free; with what is above it, that went away too, unless it was brought.
+                if !is_self {
+                    return Ok(is_brought && old != found.path);
+                }
+                return Ok(self.parent_stays(&at, old != found.path));
+            }
+            match at.split_last() {
+                Some((up, _)) => at = up,
+                None => break,
+            }
+            is_self = false;
+        }
+        if !comes {
+            return Ok(true);
+        }
+        let row = match old.split_last() {
+            Some((parent, name)) => match view.dir_id(&parent)? {
+                Some(dir) => view.facts(dir, name)?,
+                None => return Ok(false),
+            },
+            None => None,
+        };
+        Ok(row.is_none_or(|row| row.kind != FileKind::Dir && found.stat.kind != FileKind::Dir))
+    }
+
+    /// Whether what holds the path of the index is there still, here or where it was brought.
+    fn parent_stays(&self, path: &RelPath, was_brought: bool) -> bool {
+        let mut at = path.clone();
+        while let Some((above, _)) = at.split_last() {
+            if self.gone.contains(&above) {
+                return was_brought && self.from.contains(&above);
+            }
+            at = above;
+        }
+        true
+    }
+}
+
 /// True when `path` or a directory above it is in `tops`.
 fn is_below(path: &RelPath, tops: &HashSet<RelPath>) -> bool {
     if tops.is_empty() {
@@ -199,7 +377,7 @@ impl Claim {
 struct Renames<'a> {
     view: &'a View,
     root: &'a Arc<Dir>,
-    options: &'a CycleOptions,
+    eyes: Eyes<'a>,
     /// Inodes that are gone from where the index has them.
     known: HashMap<InodeKey, (RelPath, RowFacts)>,
     claimed: HashSet<RelPath>,
@@ -237,21 +415,17 @@ impl Renames<'_> {
                 break;
             }
             for this in &found_now {
-                // What changed inside a renamed directory is found by comparing it with where it was.
+                // What changed inside a renamed directory is found by comparing it with where it was; what was seen of
+                // it while it was still there is no news.
                 let Some((dir, ..)) = &this.dir else { continue };
+                changes.forget_below(&this.old);
                 let start = Start {
                     dir: dir.clone(),
                     path: this.found.path.clone(),
                     old: this.old.clone(),
                     id: this.facts.dir_id,
                 };
-                changes.merge(look(
-                    self.view,
-                    start,
-                    &self.claimed,
-                    &self.options.excludes,
-                    self.options.walkers,
-                )?);
+                changes.merge(look(self.view, start, &self.claimed, self.eyes)?);
             }
             moves.append(&mut found_now);
         }

@@ -1,25 +1,30 @@
 //! One cycle from end to end.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proto::{Cut, Generation, Leaves, LogHeader, Op, RelPath, Totals};
+use proto::{Cut, Entry, Generation, Leaves, LogHeader, Op, RelPath, Totals};
 use sys::Dir;
 
 use super::emit::{Emit, Outs};
 use super::entries::now;
 use super::guard::DeletionLimit;
 use super::listing::Fingerprint;
-use super::look::{self, Changes, Found, Start};
+use super::look::{self, Changes, Eyes, Found, InodeKey, Start};
 use super::names::{self, Covered, Names};
-use super::plan::Plan;
+use super::plan::{Again, Find, Plan};
+use super::silent::Silent;
 use super::stage::{Around, Progress, Staged, stage};
 use crate::config::Excludes;
 use crate::error::{Error, Result, on_mirror};
-use crate::index::{Quick, ROOT, View};
+use crate::index::{IndexError, Quick, ROOT, View};
 use crate::lane::Lane;
 use crate::ledger::{LogFile, Publish, Tenure};
 use crate::volume::Volume;
+
+/// Times a cycle begins anew because what it was about to rename went away; then it renames nothing.
+const RACES_MAX: usize = 2;
 
 /// How durable a generation is when it is called sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +82,18 @@ pub struct CycleReport {
     /// What was not carried out because deletions are halted: to be looked at again in every cycle until they are not.
     #[serde(skip)]
     pub withheld: Vec<RelPath>,
+    /// What changed under the cycle's hands: to be looked at once more.
+    #[serde(skip)]
+    pub again: Again,
     /// Directories with names to look at that were renamed meanwhile: what was said of them is to be said again.
     #[serde(skip)]
     pub astray: Vec<RelPath>,
+    /// True when the index is another than before.
+    #[serde(skip)]
+    pub noted: bool,
+    /// Inodes whose times tell from now on, although they are mapped.
+    #[serde(skip)]
+    pub cleaned: HashSet<u64>,
     /// True when the mirror's mount keeps no ACLs: they are in the ledger alone.
     pub acls_in_ledger_only: bool,
     /// Seconds for the look, the staging, seal and publish.
@@ -136,6 +150,8 @@ pub struct Cycle<'a> {
     pub progress: &'a Progress,
     /// What is looked at.
     pub scope: Scope<'a>,
+    /// What may be written to without an event.
+    pub silent: &'a Silent,
     /// Who knows what is touched meanwhile; without it a second walk tells.
     pub watch: Option<&'a mut dyn Watch>,
 }
@@ -149,13 +165,17 @@ pub enum Scope<'a> {
     Names(&'a Names),
 }
 
+/// Of some inodes, path and entry of each name that a cycle has staged.
+pub type Made<'a> = &'a mut dyn FnMut(&HashSet<u64>) -> Result<Vec<(RelPath, Entry)>>;
+
 /// Knows what happens in a volume while a cycle works on it.
 pub trait Watch {
-    /// True when anything in the volume was touched since the cycle's names were taken, up to this moment.
+    /// True when anything in the volume was touched since the cycle's names were taken, up to this moment, or when that
+    /// cannot be said. What this cycle has staged is asked for with `made`.
     ///
     /// # Errors
     /// What was touched cannot be said any more.
-    fn was_touched(&mut self) -> Result<bool>;
+    fn was_touched(&mut self, made: Made<'_>) -> Result<bool>;
 }
 
 impl Cycle<'_> {
@@ -165,19 +185,30 @@ impl Cycle<'_> {
     /// # Errors
     /// Any [`Error`]; nothing half-done is visible, and the next run goes on from what was staged.
     pub fn run(&mut self) -> Result<CycleReport> {
+        for _ in 0..RACES_MAX {
+            match self.attempt(Find::Renames) {
+                Err(Error::Raced { path }) => tracing::debug!(%path, "raced by the volume; looking again"),
+                other => return other,
+            }
+        }
+        self.attempt(Find::Nothing)
+    }
+
+    fn attempt(&mut self, find: Find) -> Result<CycleReport> {
         self.volume.still_there()?;
         let started = Instant::now();
         let view = self.lane.index.view()?;
-        let (plan, covered) = self.plan(&view)?;
+        let (plan, covered) = self.plan(&view, find)?;
         let looked = started.elapsed();
 
         let looked_at = plan.rest.names;
         let (halted, withheld) = (plan.halted.clone(), plan.withheld.clone());
         let deleted = plan.deleted_entries;
         let deletes: Vec<RelPath> = plan.deletes.iter().map(|m| m.old.clone()).collect();
-        let dirs: Vec<(RelPath, RelPath)> =
-            plan.dirs.iter().map(|d| (d.path.clone(), d.old.clone())).collect();
+        let dirs: Vec<(RelPath, RelPath, InodeKey)> =
+            plan.dirs.iter().map(|d| (d.path.clone(), d.old.clone(), look::inode_key(&d.stat))).collect();
         let seen = plan.rest.fingerprint;
+        let mut again = plan.again.clone();
         let nothing = plan.is_empty() && plan.rest.links_unchanged() && !self.options.full;
         if nothing && self.is_said_already(&view, &plan, covered.as_ref())? {
             // The mirror is not touched, not even to look at it.
@@ -199,9 +230,11 @@ impl Cycle<'_> {
             options: self.transfer_options(),
             excludes: &self.options.excludes,
             progress: self.progress,
+            silent: self.silent,
         };
         let started = Instant::now();
         let mut staged = stage(&around, plan, spool, resume)?;
+        again.append(std::mem::take(&mut staged.again));
         let stage_time = started.elapsed();
 
         let started = Instant::now();
@@ -222,6 +255,9 @@ impl Cycle<'_> {
         )?;
         let exceptions = if replaced { self.all_exceptions(&staged) } else { exceptions };
 
+        let (astray, inodes) =
+            covered.map_or_else(Default::default, |covered| (covered.astray, covered.inodes));
+        again.inodes.extend(inodes);
         let mut report = CycleReport {
             staged: staged.entries,
             bytes_sent: staged.bytes_sent,
@@ -230,7 +266,9 @@ impl Cycle<'_> {
             resumed: staged.resumed,
             halted: halted.clone(),
             withheld,
-            astray: covered.map_or_else(Vec::new, |covered| covered.astray),
+            again,
+            cleaned: std::mem::take(&mut staged.cleaned),
+            astray,
             acls_in_ledger_only: staged.acls_lost,
             ..self.idle(&view, looked_at, looked)
         };
@@ -244,12 +282,13 @@ impl Cycle<'_> {
             && halted == self.lane.head.as_ref().and_then(|head| head.halted.clone())
             && self.lane.head.is_some();
         if only_facts {
-            self.remember_facts(&staged.ops, &dir_ops)?;
+            self.remember_facts(&staged.ops, &dir_ops).map_err(raced)?;
+            report.noted = true;
             self.forget_spools()?;
             return Ok(report);
         }
 
-        let cut = if self.is_exact(seen, &staged)? { Cut::Exact } else { Cut::Fuzzy };
+        let cut = if self.is_exact(seen, &mut staged)? { Cut::Exact } else { Cut::Fuzzy };
         self.volume.still_there()?;
         self.lane.ledger.root.pinned().still_there()?;
 
@@ -268,13 +307,13 @@ impl Cycle<'_> {
             let mut emit = Emit { log: &mut log, applying: &mut applying, batch: Vec::new() };
             outs.list.sort_by(|a, b| b.0.depth().cmp(&a.0.depth()).then_with(|| a.0.cmp(&b.0)));
             for (path, to) in std::mem::take(&mut outs.list) {
-                emit.op(Op::Out { path, to })?;
+                emit.op(Op::Out { path, to }).map_err(raced)?;
             }
-            emit.installs(&mut staged, !moves.is_empty())?;
+            emit.installs(&mut staged, !moves.is_empty()).map_err(raced)?;
             for op in dir_ops.into_iter().chain(exceptions) {
-                emit.op(op)?;
+                emit.op(op).map_err(raced)?;
             }
-            emit.flush()?;
+            emit.flush().map_err(raced)?;
         }
         let totals = applying.totals();
         let log = log.finish(cut, totals, halted, now())?;
@@ -292,6 +331,7 @@ impl Cycle<'_> {
         self.forget_spools()?;
         report.generation = generation;
         report.published = true;
+        report.noted = true;
         report.cut = cut;
         report.totals = totals;
         report.seconds.seal = sealed.as_secs_f64();
@@ -305,6 +345,7 @@ impl Cycle<'_> {
         let (Some(covered), Some(head)) = (covered, &self.lane.head) else { return Ok(false) };
         Ok(plan.rest.refused.is_empty()
             && plan.halted == head.halted
+            && plan.again.is_empty()
             && covered.astray.is_empty()
             && !view.exceptions()?.iter().any(|(path, _)| covered.has(path)))
     }
@@ -325,19 +366,22 @@ impl Cycle<'_> {
             totals: view.position().totals,
             halted: head.and_then(|head| head.halted.clone()),
             withheld: Vec::new(),
+            again: Again::default(),
             astray: Vec::new(),
+            noted: false,
+            cleaned: HashSet::new(),
             acls_in_ledger_only: false,
             seconds: Phases { look: looked.as_secs_f64(), ..Phases::default() },
         }
     }
 
     /// True when what was staged is the volume as it was at one instant: nothing moved between the looks.
-    fn is_exact(&mut self, seen: Fingerprint, staged: &Staged) -> Result<bool> {
+    fn is_exact(&mut self, seen: Fingerprint, staged: &mut Staged) -> Result<bool> {
         if staged.torn {
             return Ok(false);
         }
         if let Some(watch) = &mut self.watch {
-            return Ok(!watch.was_touched()?);
+            return Ok(!watch.was_touched(&mut |inodes| made(staged, inodes))?);
         }
         let mut first = seen;
         first.merge(staged.fingerprint);
@@ -354,20 +398,21 @@ impl Cycle<'_> {
         }
     }
 
-    fn plan(&self, view: &View) -> Result<(Plan, Option<Covered>)> {
+    fn plan(&self, view: &View, find: Find) -> Result<(Plan, Option<Covered>)> {
         let fresh = view.position().generation == Generation(0) || self.options.full;
         if fresh && !self.lane.ledger.root.pinned().is_mount_root() {
             return Ok((whole(self.volume), None));
         }
         match self.scope {
             Scope::Names(names) if !fresh && view.position().volume == self.volume.id() => {
-                let (changes, covered) = names::look_at(view, self.volume, names, self.options)?;
-                let mut plan = Plan::make(view, &self.volume.root, changes, self.options)?;
+                let eyes = Eyes { options: self.options, doubted: &self.silent.doubted };
+                let (changes, covered) = names::look_at(view, self.volume, names, eyes)?;
+                let mut plan = Plan::make(view, &self.volume.root, changes, eyes, find)?;
                 names::complete(view, self.volume, &mut plan)?;
                 Ok((plan, Some(covered)))
             }
             // What the index knows of inodes is of another volume, or there is nothing yet: all of it is looked at.
-            _ => Ok((make_plan(view, self.volume, self.options)?, None)),
+            _ => Ok((make_plan(view, self.volume, self.options, &self.silent.doubted, find)?, None)),
         }
     }
 
@@ -437,6 +482,35 @@ impl Cycle<'_> {
     }
 }
 
+/// The plan was made of the very index that it does not fit: it contradicts itself, for the volume changed meanwhile.
+fn raced(error: Error) -> Error {
+    match error {
+        Error::Index(IndexError::Diverged { path, .. }) => Error::Raced { path },
+        error => error,
+    }
+}
+
+/// Path and entry of each staged name of these inodes.
+fn made(staged: &mut Staged, inodes: &HashSet<u64>) -> Result<Vec<(RelPath, Entry)>> {
+    let mut found = Vec::new();
+    let mut take = |op: &Op| {
+        if let Op::Install { path, entry, .. }
+        | Op::Below { path, entry }
+        | Op::Facts { path, entry }
+        | Op::Grow { path, entry, .. } = op
+            && inodes.contains(&entry.origin.ino)
+        {
+            found.push((path.clone(), entry.clone()));
+        }
+    };
+    staged.ops.iter().for_each(&mut take);
+    staged.spool.replay(|op| {
+        take(&op);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 /// What would be done, without doing it.
 ///
 /// # Errors
@@ -445,7 +519,7 @@ pub fn preview(view: &View, volume: &Volume, options: &CycleOptions) -> Result<P
     if view.position().generation == Generation(0) {
         Ok(whole(volume))
     } else {
-        make_plan(view, volume, options)
+        make_plan(view, volume, options, &HashSet::new(), Find::Renames)
     }
 }
 
@@ -455,10 +529,16 @@ fn whole(volume: &Volume) -> Plan {
     Plan { new: vec![root], ..Plan::default() }
 }
 
-fn make_plan(view: &View, volume: &Volume, options: &CycleOptions) -> Result<Plan> {
+fn make_plan(
+    view: &View,
+    volume: &Volume,
+    options: &CycleOptions,
+    doubted: &HashSet<u64>,
+    find: Find,
+) -> Result<Plan> {
     let start = Start { dir: volume.root.clone(), path: RelPath::root(), old: RelPath::root(), id: ROOT };
-    let mut changes: Changes =
-        look::look(view, start, &look::Claimed::new(), &options.excludes, options.walkers)?;
+    let eyes = Eyes { options, doubted };
+    let mut changes: Changes = look::look(view, start, &look::Claimed::new(), eyes)?;
     let root: Arc<Dir> = volume.root.clone();
     let stat =
         root.stat_self().map_err(|e| Error::Volume { path: volume.given.clone(), why: e.to_string() })?;
@@ -473,5 +553,5 @@ fn make_plan(view: &View, volume: &Volume, options: &CycleOptions) -> Result<Pla
     if !is_same {
         changes.dirs.push(Found { path: RelPath::root(), old: RelPath::root(), stat, parent: 0 });
     }
-    Plan::make(view, &root, changes, options)
+    Plan::make(view, &root, changes, eyes, find)
 }

@@ -11,7 +11,7 @@ use proto::{Body, Entry, FileBody};
 use sys::SysError;
 use sys::meta::AclsKept;
 use transfer::hash::{BLOCK, BlockHasher, Hash};
-use transfer::{ContentHash, Copied, Identity};
+use transfer::{ContentHash, Copied, Identity, Writers};
 
 use super::acts::{ActError, At};
 
@@ -29,6 +29,7 @@ const THREADS_MAX: usize = 4;
 pub fn stage(
     source: &At,
     expect: Identity,
+    writers: Writers,
     old: &Entry,
     target: &At,
     sync: bool,
@@ -41,6 +42,9 @@ pub fn stage(
         return Ok(None);
     }
     let xattrs = sys::meta::read_xattrs(file.as_fd()).map_err(ActError::Source)?;
+    if writers == Writers::Mapped {
+        sys::file::clean(&file, name).map_err(ActError::Source)?;
+    }
     let reading = Reading { file: &file, name, size: stat.size, old };
     let Some(blocks) = reading.all().map_err(ActError::Source)? else { return Ok(None) };
     let sent = stat.size - old.size;
@@ -195,7 +199,7 @@ mod tests {
         let stat = dir.stat(b"log").unwrap();
         let expect = Identity { ino: stat.ino, dev: stat.dev };
         let (source, target) = ((dir.clone(), Box::from(*b"log")), (dir, Box::from(*b"end")));
-        let copied = match stage(&source, expect, &entry(old), &target, true) {
+        let copied = match stage(&source, expect, Writers::Mapped, &entry(old), &target, true) {
             Ok(copied) => copied,
             Err(ActError::Source(e) | ActError::Target(e)) => panic!("{e}"),
         };

@@ -66,8 +66,13 @@ impl Applying {
                     let Some(row) = moving.remove(staged) else { return Err(at.diverged(path)) };
                     at.attach(path, entry, &row)?;
                 }
-                Op::Install { path, entry, .. } | Op::Below { path, entry } => at.put(path, entry)?,
+                Op::Install { path, entry, .. } => {
+                    at.no_directory(path, entry)?;
+                    at.put(path, entry)?;
+                }
+                Op::Below { path, entry } => at.put(path, entry)?,
                 Op::Dir { path, entry, .. } | Op::Facts { path, entry } | Op::Grow { path, entry, .. } => {
+                    at.has(path, entry)?;
                     at.put(path, entry)?;
                 }
                 Op::Except { path, exception } => {
@@ -166,6 +171,23 @@ impl Tables<'_, '_> {
         }
     }
 
+    /// What is only changed has to be there, or the index would have more than the mirror.
+    fn has(&mut self, path: &RelPath, entry: &Entry) -> Result<(), IndexError> {
+        let key = self.row_key(path)?;
+        let row = self.entries.get(key.as_slice()).map_err(store("get"))?;
+        let old = row.and_then(|row| Row(row.value()).facts());
+        if old.is_some_and(|old| old.kind == kind_of(entry)) { Ok(()) } else { Err(self.diverged(path)) }
+    }
+
+    /// A rename replaces no directory, and a directory replaces nothing. A log that says so could not be published.
+    fn no_directory(&mut self, path: &RelPath, entry: &Entry) -> Result<(), IndexError> {
+        let key = self.row_key(path)?;
+        let row = self.entries.get(key.as_slice()).map_err(store("get"))?;
+        let Some(old) = row.and_then(|row| Row(row.value()).facts()) else { return Ok(()) };
+        let is_wrong = !path.is_root() && (old.kind == sys::FileKind::Dir || entry.is_dir());
+        if is_wrong { Err(self.diverged(path)) } else { Ok(()) }
+    }
+
     /// Inserts or replaces the row of `path`; a directory that stays a directory keeps its number.
     fn put(&mut self, path: &RelPath, entry: &Entry) -> Result<(), IndexError> {
         let key = self.row_key(path)?;
@@ -248,6 +270,7 @@ impl Tables<'_, '_> {
             let old = self.entries.get(key.as_slice()).map_err(store("get"))?;
             old.map(|old| old.value().to_vec())
         };
+        self.no_directory(path, entry)?;
         if let Some(old) = old {
             // A file moved onto a file replaces it.
             if let Some(facts) = Row(&old).facts() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proto::{Body, Entry, RelPath};
 use sys::meta::{AclsKept, MadeAs};
 use sys::{Dir, Errno, Meta, SysError};
-use transfer::{CopyJob, How, Identity, Job};
+use transfer::{CopyJob, How, Identity, Job, Writers};
 
 use super::fill::{Around, SpecialBits};
 use super::links::LinkKey;
@@ -95,6 +95,7 @@ pub fn job(around: &Around<'_>, task: Task) -> (Doing, Job) {
                 create_as: None,
                 replace_leftover: false,
                 how: How::Whole,
+                writers: Writers::Seen,
                 durability: around.durability,
             };
             (Doing::Copy(item, which), Job::Copy(Box::new(job)))

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use proto::{ExceptionClass, Generation, Note, RelPath};
 
-use crate::capture::{Capture, Dirty, Gap, Resolved, Target, resolve};
+use super::members::{Members, Polled};
+use crate::capture::{Capture, Dirty, Gap, OpenFiles, Resolved, Target, inode, resolve};
 use crate::config::Excludes;
-use crate::cycle::{Cycle, CycleOptions, CycleReport, Progress, Scope, Watch};
+use crate::cycle::{Again, Cycle, CycleOptions, CycleReport, Made, Progress, Scope, Silent, Watch};
 use crate::error::{Error, Result};
+use crate::index::View;
 use crate::journal::{Appender, Ticket, Want};
 use crate::lane::Lane;
 use crate::ledger::Tenure;
@@ -48,10 +50,12 @@ pub struct Worker {
     /// Time over which deletions are summed.
     pub delete_window: Duration,
     deleted: VecDeque<(Instant, u64)>,
-    /// Names that are not in the mirror as they are in the volume, because deletions are halted.
-    withheld: Vec<RelPath>,
+    /// Names that are not in the mirror as they are in the volume, because deletions are halted or because they changed
+    /// while a cycle was at them.
+    again: Again,
     /// What was taken out of the mirror by earlier cycles may not be removed yet.
     trash_is_left: bool,
+    members: Members,
 }
 
 impl Worker {
@@ -67,7 +71,12 @@ impl Worker {
         watched: Watched,
         delete_window: Duration,
     ) -> Result<Self> {
+        let open_files = match &watched {
+            Watched::Captured { capture, .. } => capture.open_files(),
+            Watched::Walked => OpenFiles::start(),
+        };
         let worker = Self {
+            members: Members::new(open_files),
             lane,
             tenure,
             volume,
@@ -77,43 +86,63 @@ impl Worker {
             journal: None,
             delete_window,
             deleted: VecDeque::new(),
-            withheld: Vec::new(),
+            again: Again::default(),
             trash_is_left: true,
         };
         worker.tell_links()?;
         Ok(worker)
     }
 
-    /// One cycle over all that was touched before now; `retry` looks at the quarantined paths again as well. Without
+    /// One cycle over all that was touched before now, and over the files that are open for writing and changed without an
+    /// event; `retry` looks at the quarantined paths again as well. Without
     /// anything to look at it does nothing and returns nothing.
     ///
     /// # Errors
     /// Those of [`Cycle::run`]; what was to be looked at is to be looked at still.
     pub fn cycle(&mut self, retry: Retry, now: Instant) -> Result<Option<CycleReport>> {
+        // First who has what open, then the events: of whoever is found, they say how it came to be in the volume.
+        let Polled { mut silent, changed } = self.members.poll(&self.lane.index.view()?, &self.volume)?;
         let (mut taken, ticket) = self.take()?;
-        let retried = if retry == Retry::Yes { self.quarantined()? } else { Vec::new() };
-        if taken.is_empty() && retried.is_empty() && self.withheld.is_empty() {
+        let retried = match self.keep_known(&mut taken) {
+            Ok(()) if retry == Retry::Yes => self.quarantined(),
+            result => result.map(|()| Vec::new()),
+        };
+        let retried = match retried {
+            Ok(retried) => retried,
+            Err(error) => {
+                self.put_back(taken);
+                return Err(error);
+            }
+        };
+        if taken.is_empty() && retried.is_empty() && self.again.is_empty() && changed.is_empty() {
+            self.done(ticket, None);
             return Ok(None);
         }
+        // Whatever their times say: it is not their content that is in doubt.
+        silent.doubted.extend(&self.again.inodes);
         let mut resolved = self.resolve(&mut taken);
         if let Some(resolved) = &mut resolved {
-            retried.iter().chain(&self.withheld).for_each(|path| resolved.names.add_path(path));
+            retried.iter().chain(&self.again.names).for_each(|path| resolved.names.add_path(path));
+            self.again.trees.iter().for_each(|path| resolved.names.add_whole(path.clone(), None));
+            changed.iter().chain(&self.again.inodes).for_each(|ino| resolved.names.add_inode(*ino));
             if resolved.names.is_empty() {
                 self.done(ticket, None);
                 return Ok(None);
             }
         }
         tracing::debug!(volume = %self.volume.given, gap = ?taken.whole(), names = ?resolved.as_ref().map(|r| &r.names), "cycle");
-        match self.run(resolved.as_ref(), now) {
+        match self.run(resolved.as_ref(), &silent, now) {
             Ok(report) => {
+                self.members.cleaned(&report.cleaned);
                 if let (Some(resolved), false) = (resolved, report.astray.is_empty())
                     && let Watched::Captured { target, .. } = &self.watched
                 {
                     target.put_back_part(resolved.part(taken, &report.astray));
                 }
+                self.again = report.again.clone();
+                self.again.names.extend(report.withheld.iter().cloned());
                 self.done(ticket, Some(&report));
-                self.withheld.clone_from(&report.withheld);
-                if report.published {
+                if report.noted {
                     self.tell_links()?;
                 }
                 Ok(Some(report))
@@ -123,6 +152,22 @@ impl Worker {
                 Err(error)
             }
         }
+    }
+
+    /// Looks at the files that are open for writing: true when a cycle would find one changed, or cannot tell without
+    /// reading it. For the time between events: they send none.
+    ///
+    /// # Errors
+    /// [`Error::Index`].
+    pub fn poll_open(&mut self) -> Result<bool> {
+        let polled = self.members.poll(&self.lane.index.view()?, &self.volume)?;
+        Ok(!polled.changed.is_empty())
+    }
+
+    /// Files of the mirror that somebody had open for writing at the last poll or cycle: after an unclean stop of the
+    /// host their times are not to be believed.
+    pub fn writing(&self) -> Vec<RelPath> {
+        self.members.writing().to_vec()
     }
 
     /// Publishes the deletions that were withheld: the next cycle may delete whatever it finds gone.
@@ -172,10 +217,10 @@ impl Worker {
     }
 
     /// Tells the journal that everything before `ticket` is in the mirror or in the quarantine: a restart need not look at
-    /// it. While deletions are withheld it does: what is withheld is known to nobody but this process.
+    /// it. While something is to be looked at again it does: that is known to nobody but this process.
     fn done(&self, ticket: Option<Ticket>, report: Option<&CycleReport>) {
         let (Some(journal), Some(mut ticket)) = (&self.journal, ticket) else { return };
-        if report.is_some_and(|report| !report.withheld.is_empty()) {
+        if !self.again.is_empty() {
             return;
         }
         let Ok(numbers) = ticket.written() else { return };
@@ -187,6 +232,16 @@ impl Worker {
         }
         // A journal that cannot be written says so itself, as a gap.
         let _ = journal.append(crate::cycle::now(), notes, Want::Written);
+    }
+
+    /// Drops what was told of files that are not in the volume: of a change of its link count a file's place is not told.
+    fn keep_known(&self, taken: &mut Dirty) -> Result<()> {
+        let Watched::Captured { target, .. } = &self.watched else { return Ok(()) };
+        let view = self.lane.index.view()?;
+        taken.keep_objects(|key| match inode(target, key) {
+            Some(ino) => Ok(!view.names_of(ino)?.is_empty()),
+            None => Ok(false),
+        })
     }
 
     fn put_back(&self, taken: Dirty) {
@@ -219,16 +274,21 @@ impl Worker {
         }
     }
 
-    fn run(&mut self, resolved: Option<&Resolved>, now: Instant) -> Result<CycleReport> {
+    fn run(&mut self, resolved: Option<&Resolved>, silent: &Silent, now: Instant) -> Result<CycleReport> {
         while self.deleted.front().is_some_and(|(at, _)| now.duration_since(*at) > self.delete_window) {
             self.deleted.pop_front();
         }
         let mut options = self.options.clone();
         options.limit.already = self.deleted.iter().map(|(_, deleted)| deleted).sum();
         let mut since = match &self.watched {
-            Watched::Captured { capture, target } => {
-                Some(Since { capture, target, excludes: &self.options.excludes })
-            }
+            Watched::Captured { capture, target } => Some(Since {
+                capture,
+                target,
+                excludes: &self.options.excludes,
+                members: &self.members,
+                volume: &self.volume,
+                view: self.lane.index.view()?,
+            }),
             Watched::Walked => None,
         };
         let report = Cycle {
@@ -238,6 +298,7 @@ impl Worker {
             options: &options,
             progress: &self.progress,
             scope: resolved.map_or(Scope::Whole, |resolved| Scope::Names(&resolved.names)),
+            silent,
             watch: since.as_mut().map(|since| since as &mut dyn Watch),
         }
         .run()?;
@@ -278,23 +339,43 @@ struct Since<'a> {
     capture: &'a Capture,
     target: &'a Target,
     excludes: &'a Excludes,
+    members: &'a Members,
+    volume: &'a Volume,
+    /// The index as the cycle found it.
+    view: View,
 }
 
 impl Watch for Since<'_> {
-    fn was_touched(&mut self) -> Result<bool> {
+    fn was_touched(&mut self, made: Made<'_>) -> Result<bool> {
+        // Members first: who leaves the set later sends an event.
+        if self.members.were_touched(&self.view, self.volume, &mut *made)? {
+            return Ok(true);
+        }
+        // Not known: called fuzzy. The next cycle meets the same error and says it.
         if self.capture.drain().is_err() {
-            // Not known: called fuzzy. The next cycle meets the same error and says it.
             return Ok(true);
         }
         // What is left out may be busy without end: it is no change of what is replicated.
-        let taken = self.target.take();
-        let is_nothing = taken.is_empty()
-            || (taken.whole().is_none()
-                && resolve(self.target, &taken, self.excludes)
-                    .is_ok_and(|resolved| resolved.names.is_empty()));
-        if !is_nothing {
-            self.target.put_back(taken);
+        let is_excluded = !self.excludes.is_empty()
+            && self.target.peek(|dirty| {
+                dirty.whole().is_none()
+                    && dirty.only_objects().is_none()
+                    && resolve(self.target, dirty, self.excludes)
+                        .is_ok_and(|resolved| resolved.names.is_empty())
+            });
+        if is_excluded {
+            return Ok(false);
         }
-        Ok(!is_nothing)
+        let objects: Option<HashSet<u64>> = self
+            .target
+            .peek(|dirty| Some(dirty.only_objects()?.filter_map(|key| inode(self.target, key)).collect()));
+        // Link counts of files in other places say nothing.
+        let Some(objects) = objects else { return Ok(true) };
+        for ino in &objects {
+            if !self.view.names_of(*ino)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(!objects.is_empty() && !made(&objects)?.is_empty())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use proto::{Body, Entry, RelPath};
 use sys::{Dir, FileKind, Stat, Xattrs};
-use transfer::{CopyError, CopyJob, Durability, Feed, How, Identity, Job, Next, Outcome};
+use transfer::{CopyError, CopyJob, Durability, Feed, How, Identity, Job, Next, Outcome, Writers};
 
 use super::difference::{Difference, What};
 use super::links::Links;
@@ -331,6 +331,7 @@ impl Walk<'_> {
                     create_as: None,
                     replace_leftover: false,
                     how: How::HashOnly,
+                    writers: Writers::Seen,
                     durability: Durability::Deferred,
                 };
                 (Doing::Read(item, which), Job::Copy(Box::new(job)))

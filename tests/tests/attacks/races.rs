@@ -249,6 +249,7 @@ fn the_root_is_replaced() {
             options: &options,
             progress: &agent::cycle::Progress::default(),
             scope: agent::cycle::Scope::Whole,
+            silent: &agent::cycle::Silent::nothing(),
             watch: None,
         }
         .run();

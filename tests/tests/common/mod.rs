@@ -6,7 +6,7 @@ pub mod loopfs;
 
 use std::path::{Path, PathBuf};
 
-use agent::cycle::{Cycle, CycleOptions, CycleReport, DeletionLimit, Durability, Progress, Scope};
+use agent::cycle::{Cycle, CycleOptions, CycleReport, DeletionLimit, Durability, Progress, Scope, Silent};
 use agent::lane::{Lane, Ownership};
 use agent::state::StateDir;
 use agent::volume::Volume;
@@ -51,6 +51,7 @@ impl Site {
             options: &self.options,
             progress: &Progress::default(),
             scope: Scope::Whole,
+            silent: &Silent::nothing(),
             watch: None,
         }
         .run()?;

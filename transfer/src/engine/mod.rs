@@ -13,7 +13,7 @@ use sys::meta::XattrsRead;
 use crate::error::{CopyError, EngineError};
 use crate::flight::{Base, Landed, Plan};
 use crate::hash::BLOCK;
-use crate::job::{Copied, CopyJob, Durability, Feed, How, Next, Options, Outcome, Side, Stats};
+use crate::job::{Copied, CopyJob, Durability, Feed, How, Next, Options, Outcome, Side, Stats, Writers};
 use crate::window::Window;
 
 /// How often `abort` is polled while nothing happens.
@@ -114,6 +114,7 @@ fn plan(job: &CopyJob, options: &Options, slots: usize) -> Plan {
         base,
         replace_leftover: job.replace_leftover,
         sync: job.durability == Durability::PerFile,
+        clean: job.writers == Writers::Mapped,
         unit: unit(options),
         slots,
         size_limit: options.size_limit,

@@ -98,6 +98,7 @@ impl Hands<'_> {
                     &self.job.source.0,
                     from_name,
                     self.job.expect,
+                    self.job.writers,
                     &mut self.buffer[..SMALL],
                 );
                 Did::Open(opened.map(|source| {
@@ -106,11 +107,12 @@ impl Hands<'_> {
                     source.opened
                 }))
             }
+            Act::Clean => Did::Clean(held(&self.source).and_then(|fd| sys::file::clean(fd, from_name))),
             Act::Create { mode } => {
                 let created = acts::create(to, to_name, mode, self.job.create_as);
                 Did::Create(created.map(|fd| self.target = Some(fd)))
             }
-            Act::Clear => Did::Clear(to.unlink(to_name)),
+            Act::Clear => Did::Clear(acts::clear(to, to_name)),
             Act::OpenBase => Did::OpenBase(match &self.job.how {
                 How::Delta { base, .. } => base.0.open_file(&base.1).map(|(fd, _)| self.base = Some(fd)),
                 How::Whole | How::HashOnly => Err(SysError::new("open base", b"", Errno::NOENT)),

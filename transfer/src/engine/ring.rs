@@ -261,7 +261,16 @@ impl RingEngine {
                 let mut small = self.buffers.small();
                 self.pool.put(move |_| {
                     let (dir, name) = &job.source;
-                    Message::Opened(index, acts::open_source(dir, name, job.expect, &mut small), small)
+                    let opened = acts::open_source(dir, name, job.expect, job.writers, &mut small);
+                    Message::Opened(index, opened, small)
+                })?;
+            }
+            Act::Clean => {
+                let Some(fd) = aloft.source.clone() else { return Ok(Some(Did::Clean(Err(lost())))) };
+                self.pool.put(move |_| {
+                    let cleaned = sys::file::clean(&*fd, &job.source.1);
+                    drop(fd);
+                    Message::Did(index, Did::Clean(cleaned))
                 })?;
             }
             Act::Create { mode } => {
@@ -271,9 +280,9 @@ impl RingEngine {
                     Err(error) => return Ok(Some(Did::Create(Err(error)))),
                 }
             }
-            Act::Clear => {
-                self.pool.put(move |_| Message::Did(index, Did::Clear(job.target.0.unlink(&job.target.1))))?
-            }
+            Act::Clear => self
+                .pool
+                .put(move |_| Message::Did(index, Did::Clear(acts::clear(&job.target.0, &job.target.1))))?,
             Act::Unlink => {
                 self.pool
                     .put(move |_| Message::Did(index, Did::Unlink(job.target.0.unlink(&job.target.1))))?;

@@ -20,6 +20,8 @@ impl Flight {
         match did {
             Did::Open(Ok(opened)) => self.opened(opened),
             Did::Open(Err(error)) => self.fail(error),
+            Did::Clean(Ok(())) => self.stage = Stage::Moving,
+            Did::Clean(Err(error)) => self.fail(CopyError::Source(error)),
             Did::Create(result) => self.created(result),
             Did::Clear(Ok(())) => self.target = Target::Absent,
             Did::Clear(Err(error)) if error.errno == Errno::NOENT => self.target = Target::Absent,
@@ -79,6 +81,8 @@ impl Flight {
             return;
         }
         self.last = Some(loaded.after);
+        // Cleaned when it was loaded.
+        self.stage = Stage::Moving;
         self.next_block = 1;
         self.slots[0] = Slot::Hashing { block: 0, len: opened.stat.size as usize };
         self.did_hash(0, loaded.hashed);
@@ -100,7 +104,11 @@ impl Flight {
             self.held.resize(blocks, None);
         }
         self.ranges.clear();
-        self.stage = Stage::Moving;
+        self.stage = self.cleaned_or_moving();
+    }
+
+    fn cleaned_or_moving(&self) -> Stage {
+        if self.plan.clean { Stage::Cleaning } else { Stage::Moving }
     }
 
     pub(super) fn created(&mut self, result: Result<(), SysError>) {
@@ -279,7 +287,7 @@ impl Flight {
         let kept = if to == 0 { 0 } else { self.count(to) as usize };
         self.held.iter_mut().skip(kept).for_each(|held| *held = None);
         match then {
-            AfterCut::Move => self.stage = Stage::Moving,
+            AfterCut::Move => self.stage = self.cleaned_or_moving(),
             AfterCut::Look => self.arrived(),
         }
     }

@@ -24,6 +24,7 @@ impl Flight {
         }
         match self.stage {
             Stage::Start => self.enter(Stage::Opening, Act::Open),
+            Stage::Cleaning if self.busy == 0 => Poll::Act(Act::Clean),
             Stage::Moving => self.carry(room),
             Stage::Cutting { to, .. } if self.busy == 0 => Poll::Act(Act::Truncate { size: to }),
             Stage::Looking if self.busy == 0 => match self.source {

@@ -48,6 +48,7 @@ pub struct Flight {
 pub(super) enum Stage {
     Start,
     Opening,
+    Cleaning,
     Moving,
     /// Setting the size: to zero before another try of a sparse file, or to its end.
     Cutting {

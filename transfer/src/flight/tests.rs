@@ -31,6 +31,8 @@ struct Scenario {
     fault: Option<(usize, Errno)>,
     /// Small files come whole with the open.
     small: usize,
+    /// The source is mapped: what is stored to a page that is dirty already moves no time.
+    mapped: bool,
 }
 
 fn scenarios() -> impl Strategy<Value = Scenario> {
@@ -40,12 +42,26 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
             .prop_map(Some),
     ];
     let world = (any::<u64>(), prop_oneof![0..20_000usize, 900_000..3_500_000usize], 1..5usize, 0..5u32);
-    let flags = proptest::array::uniform6(any::<bool>());
+    let flags = proptest::array::uniform7(any::<bool>());
     (world, flags, faults, any::<bool>()).prop_map(|((seed, size, slots, changes), flags, fault, fine)| {
-        let [sparse, hash_only, sync, based, leftover, loads] = flags;
+        let [sparse, hash_only, sync, based, leftover, loads, mapped] = flags;
         let unit = if fine && !based { 128 << 10 } else { BLOCK };
         let (write, small) = (!hash_only || based, if loads { 65536 } else { 0 });
-        Scenario { seed, size, unit, slots, sparse, write, sync, based, leftover, changes, fault, small }
+        Scenario {
+            seed,
+            size,
+            unit,
+            slots,
+            sparse,
+            write,
+            sync,
+            based,
+            leftover,
+            changes,
+            fault,
+            small,
+            mapped,
+        }
     })
 }
 
@@ -54,6 +70,11 @@ struct World {
     sparse: bool,
     source: Vec<u8>,
     version: i64,
+    /// What the source's times say.
+    time: i64,
+    /// Its pages are dirty and mapped: stores to them move no time.
+    dirty: bool,
+    mapped: bool,
     /// The source when it was last looked at.
     seen: Vec<u8>,
     changes: u32,
@@ -77,7 +98,7 @@ impl World {
 
     fn stat(&self) -> Stat {
         let size = self.source.len() as u64;
-        let time = Time { sec: self.version, nsec: 0 };
+        let time = Time { sec: self.time, nsec: 0 };
         Stat {
             ino: 1,
             dev: (0, 1),
@@ -112,7 +133,13 @@ impl World {
         self.version += 1;
         let len = self.source.len();
         let (at, reach) = (self.random(len), self.random(50_000));
-        match self.random(3) {
+        let kind = self.random(3);
+        let is_store = kind == 0 && self.mapped;
+        if !(is_store && self.dirty) {
+            self.time += 1;
+        }
+        self.dirty |= is_store;
+        match kind {
             0 => self.fill(at, at + reach),
             1 => {
                 self.source.resize(len + reach, 0);
@@ -140,6 +167,7 @@ impl World {
             self.faulted = true;
             return match act {
                 Act::Open => Did::Open(Err(CopyError::Source(error))),
+                Act::Clean => Did::Clean(Err(error)),
                 Act::Create { .. } => Did::Create(Err(error)),
                 Act::Clear => Did::Clear(Err(error)),
                 Act::OpenBase => Did::OpenBase(Err(error)),
@@ -176,6 +204,10 @@ impl World {
                 assert!(!self.open, "removed while open");
                 self.target = None;
                 if act == Act::Clear { Did::Clear(Ok(())) } else { Did::Unlink(Ok(())) }
+            }
+            Act::Clean => {
+                self.dirty = false;
+                Did::Clean(Ok(()))
             }
             Act::OpenBase => Did::OpenBase(Ok(())),
             Act::CopyRange { offset, len } => {
@@ -246,7 +278,13 @@ impl World {
         let stat = self.stat();
         let mut loaded = None;
         if self.source.len() <= small {
-            let bytes = self.source.clone();
+            // Between the look and the read, and between that and the cleaning.
+            if self.changes > 0 && self.random(4) == 0 {
+                self.change();
+            }
+            self.dirty = false;
+            let mut bytes = self.source.clone();
+            bytes.resize(stat.size as usize, 0);
             let block = Block {
                 offset: 0,
                 len: bytes.len(),
@@ -288,6 +326,9 @@ fn fly(scenario: &Scenario) -> (World, Result<Landed, CopyError>) {
         sparse: scenario.sparse,
         source: vec![0; scenario.size],
         version: 1,
+        time: 1,
+        dirty: true,
+        mapped: scenario.mapped,
         seen: Vec::new(),
         changes: scenario.changes,
         target: scenario.leftover.then(|| b"leftover".to_vec()),
@@ -312,6 +353,7 @@ fn fly(scenario: &Scenario) -> (World, Result<Landed, CopyError>) {
         base,
         replace_leftover: true,
         sync: scenario.sync,
+        clean: scenario.mapped,
         unit: scenario.unit,
         slots: scenario.slots,
         size_limit: 1 << 40,
@@ -400,6 +442,7 @@ fn a_base_saves_sending() {
         changes: 0,
         fault: None,
         small: 0,
+        mapped: false,
     };
     let (_, landed) = fly(&scenario);
     assert!(landed.unwrap().sent <= 2 * BLOCK);

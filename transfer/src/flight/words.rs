@@ -23,6 +23,8 @@ pub struct Plan {
     pub replace_leftover: bool,
     /// fsync before close.
     pub sync: bool,
+    /// Write back the source's dirty pages after each look at it and before it is read.
+    pub clean: bool,
     /// Bytes of a block on its way: a power of two. A base is used only with [`BLOCK`], the unit of its hashes.
     pub unit: u64,
     /// Blocks on their way at once, at least 1.
@@ -49,8 +51,11 @@ impl Base {
 /// Something to be done for a flight. At most one of each kind is under way at a time, and one per slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Open the source, check its identity, stat it, read its attributes; load it whole if it is small.
+    /// Open the source, check its identity, stat it, read its attributes; load it whole if it is small, cleaned
+    /// first where that is wanted.
     Open,
+    /// Write back the dirty pages of the source.
+    Clean,
     /// Create the target.
     Create { mode: u32 },
     /// Remove what has the target's name.
@@ -128,6 +133,8 @@ pub struct Loaded {
 pub enum Did {
     /// Of [`Act::Open`].
     Open(Result<Opened, CopyError>),
+    /// Of [`Act::Clean`].
+    Clean(Result<(), SysError>),
     /// Of [`Act::Create`].
     Create(Result<(), SysError>),
     /// Of [`Act::Clear`].

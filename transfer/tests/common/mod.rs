@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use sys::Dir;
 use transfer::{
-    Copied, CopyError, CopyJob, Durability, Engine, Feed, How, Identity, Job, Next, Options, Outcome, run,
+    Copied, CopyError, CopyJob, Durability, Engine, Feed, How, Identity, Job, Next, Options, Outcome,
+    Writers, run,
 };
 
 /// Both engines, or only the plain one where io_uring is forbidden (and that is said).
@@ -80,6 +81,7 @@ impl Place {
             create_as: None,
             replace_leftover: false,
             how,
+            writers: Writers::Seen,
             durability: Durability::PerFile,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use proto::{Body, Entry, ExceptionClass, Op, RelPath, Source};
 use sys::meta::AclsKept;
 use sys::{FileKind, SysError};
-use transfer::{Copied, CopyError};
+use transfer::{Copied, CopyError, Writers};
 
 use crate::cycle::acts::{ActError, Made, Opened};
 use crate::cycle::entries;
@@ -27,7 +27,8 @@ impl Stager<'_> {
             Ok(copied) => {
                 self.note(&item, &copied);
                 self.staged.bytes_sent += copied.bytes_sent;
-                let entry = entries::of_copied(&copied, was_linked(&item, &copied.stat));
+                let racy = was_linked(&item, &copied.stat);
+                let entry = entries::of_copied(&copied, self.around.silent.begun, racy);
                 self.content_staged(item, entry);
             }
             Err(CopyError::Target(e)) => self.fail(format!("stage {}", item.path), e),
@@ -43,6 +44,10 @@ impl Stager<'_> {
             self.staged.fingerprint.add(item.parent, name, &copied.stat);
         }
         self.staged.torn |= copied.stat_changed_during_copy || was_linked(item, &copied.stat);
+        let ino = copied.stat.ino;
+        if self.around.silent.writers(ino) == Writers::Mapped && !copied.stat_changed_during_copy {
+            self.staged.cleaned.insert(ino);
+        }
         self.staged.acls_lost |= copied.acls == AclsKept::NotSupported;
         self.left_out(&item.path, &copied.xattrs.left_out);
         self.around.progress.bytes.fetch_add(copied.size, Ordering::Relaxed);
@@ -50,7 +55,8 @@ impl Stager<'_> {
 
     /// The entry of a file that an earlier, killed run staged and that the volume still has unchanged.
     pub(super) fn left_by_earlier_run(&self, item: &Item) -> Option<Entry> {
-        if !self.resume.is_active() || item.stat.nlink > 1 {
+        let mapped = self.around.silent.writers(item.stat.ino) == Writers::Mapped;
+        if !self.resume.is_active() || item.stat.nlink > 1 || mapped {
             return None;
         }
         if let Dest::Tree(id) = &item.dest {
@@ -70,12 +76,35 @@ impl Stager<'_> {
 
     pub(super) fn content_staged(&mut self, item: Item, entry: Entry) {
         if item.stat.nlink > 1 {
+            if let Err(error) = self.check_names(&item) {
+                self.failed.get_or_insert(error);
+            }
             let place = Place::Stage(self.place(&item));
             for waiting in self.groups.ready(inode_key(&item.stat), place.clone(), &entry) {
                 self.ready.push(Task::Link(waiting, place.clone(), Box::new(entry.clone())));
             }
         }
         self.done_item(item, entry);
+    }
+
+    /// Names that the mirror has of an inode and that were not looked at in this cycle, as it was met inside a new
+    /// directory, or linked a moment ago: they are not links of what is staged now. The next cycle brings them together.
+    fn check_names(&mut self, item: &Item) -> Result<()> {
+        let key = inode_key(&item.stat);
+        for path in self.around.view.names_of(key.0)? {
+            if path == item.path || self.groups.has(key, &path) {
+                continue;
+            }
+            let there = path.split_last().and_then(|(parent, name)| {
+                self.around.volume.root.open_below(parent.components()).ok()?.glance(name).ok()
+            });
+            // One that is not there may have another name that the index does not know: so that one is asked for again, too.
+            if there.is_none_or(|stat| inode_key(&stat) == key) {
+                self.staged.again.inodes.insert(key.0);
+                self.staged.torn = true;
+            }
+        }
+        Ok(())
     }
 
     /// A name is staged: records it, and finishes its directory if it was the last.
@@ -227,22 +256,19 @@ impl Stager<'_> {
         let copied = match outcome {
             Ok(copied) => copied,
             Err(CopyError::Target(e)) => return self.fail(format!("read {}", item.path), e),
-            Err(error) => {
-                if let Then::Move(old) = then {
-                    // It is gone from there, wherever it is now, and nobody will say so again.
-                    self.staged.deletes.push(old);
-                }
-                return match error {
-                    CopyError::Source(e) => self.source_failed(&item, &e),
-                    _ => self.vanished(&item),
-                };
+            Err(CopyError::Replaced) => {
+                self.not_moved(then);
+                return self.vanished(&item);
+            }
+            Err(CopyError::Source(e)) => {
+                self.not_moved(then);
+                return self.source_failed(&item, &e);
             }
         };
-        let entry = entries::of_copied(&copied, was_linked(&item, &copied.stat));
+        let racy = was_linked(&item, &copied.stat);
+        let entry = entries::of_copied(&copied, self.around.silent.begun, racy);
         if !entry.same_in_mirror(&old) {
-            if let Then::Move(old) = then {
-                self.staged.deletes.push(old);
-            }
+            self.not_moved(then);
             // Content or metadata differ: it is staged anew, from the mirror's own blocks where that helps.
             self.ready.push(Task::File(item));
             return;
@@ -273,6 +299,13 @@ impl Stager<'_> {
         }
     }
 
+    /// A rename that is none: what it was to take away is gone from its place nevertheless.
+    pub(super) fn not_moved(&mut self, then: Then) {
+        if let Then::Move(old) = then {
+            self.staged.deletes.push(old);
+        }
+    }
+
     pub(super) fn tail_staged(&mut self, tail: Tail, result: Result<Option<Copied>, ActError>) {
         let Tail { item, old, name } = tail;
         let copied = match result {
@@ -284,7 +317,8 @@ impl Stager<'_> {
         };
         self.note(&item, &copied);
         self.around.progress.entries.fetch_add(1, Ordering::Relaxed);
-        let entry = entries::of_copied(&copied, was_linked(&item, &copied.stat));
+        let racy = was_linked(&item, &copied.stat);
+        let entry = entries::of_copied(&copied, self.around.silent.begun, racy);
         let path = item.path;
         if entry.same_in_mirror(&old) {
             return self.staged.ops.push(Op::Facts { path, entry });
@@ -301,6 +335,7 @@ impl Stager<'_> {
     /// The name is gone or is something else by now. The second look says so, and the next cycle sees it.
     pub(super) fn vanished(&mut self, item: &Item) {
         self.staged.torn = true;
+        self.staged.again.add(item.path.clone(), item.stat.kind);
         self.drop_item(item);
     }
 
@@ -315,6 +350,10 @@ impl Stager<'_> {
     }
 
     pub(super) fn drop_item(&mut self, item: &Item) {
+        if item.stat.kind == FileKind::Dir && self.filled.iter().any(|path| path.is_within(&item.path)) {
+            // Renames were to bring things into it, and they have left where they were.
+            self.failed.get_or_insert(Error::Raced { path: item.path.clone() });
+        }
         if item.stat.kind != FileKind::Dir
             && item.stat.nlink > 1
             && let Some(next) = self.groups.failed(inode_key(&item.stat))
@@ -322,7 +361,20 @@ impl Stager<'_> {
             self.ready.push(content(next));
         }
         if let Dest::Tree(id) = item.dest {
+            self.remove_leftover(id, item);
             self.child_done(id);
+        }
+    }
+
+    /// What an earlier run staged of something that is not staged now would be published with its directory.
+    fn remove_leftover(&mut self, id: u64, item: &Item) {
+        let Some(tree) = self.trees.get(&id) else { return };
+        let Some((_, name)) = item.path.split_last() else { return };
+        if tree.there.contains(name)
+            && let Err(e) = tree.stage.remove_tree(name)
+            && e.errno != sys::Errno::NOENT
+        {
+            self.fail(format!("remove what is left of {}", item.path), e);
         }
     }
 

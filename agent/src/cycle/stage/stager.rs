@@ -11,7 +11,7 @@ use transfer::{Feed, Next, Outcome};
 use crate::cycle::exceptions::Exceptions;
 use crate::cycle::links::Groups;
 use crate::cycle::listing::Fingerprint;
-use crate::cycle::plan::Plan;
+use crate::cycle::plan::{Again, Plan};
 use crate::cycle::resume::Resume;
 use crate::cycle::spool::Spool;
 use crate::error::{Error, Result};
@@ -73,6 +73,8 @@ impl<'a> Stager<'a> {
             fingerprint: Fingerprint::default(),
             torn: false,
             acls_lost: false,
+            cleaned: HashSet::new(),
+            again: Again::default(),
             bytes_sent: 0,
             entries: 0,
             resumed: 0,

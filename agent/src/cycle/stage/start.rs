@@ -1,14 +1,16 @@
 //! From a task to a job of the engine.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use proto::Body;
+use proto::{Body, RelPath};
 use sys::{Dir, Owner};
 use transfer::{CopyJob, Durability, How, Identity, Job};
 
 use crate::cycle::acts::{self};
 use crate::cycle::links::Place;
+use crate::cycle::look::inode_key;
 use crate::cycle::tail;
 
 use super::stager::Stager;
@@ -20,9 +22,11 @@ impl Stager<'_> {
         let (doing, job) = match task {
             Task::Open(item) => {
                 let (source, target) = (self.source(&item)?, self.target(&item));
-                let (owner, leftover) = (self.create_as(&item), self.resume.is_active());
+                let owner = self.create_as(&item);
+                let leftover = self.resume.is_active().then(|| self.filled_in(&item.path));
+                let expect = inode_key(&item.stat);
                 let call = move || -> Box<dyn Any + Send> {
-                    Box::new(acts::open_tree(&source, &target, owner, leftover))
+                    Box::new(acts::open_tree(&source, &target, owner, leftover.as_ref(), expect))
                 };
                 (Doing::Open(item), Job::Call(Box::new(call)))
             }
@@ -36,18 +40,21 @@ impl Stager<'_> {
                 (Doing::Copy(item), job)
             }
             Task::Check(check) => {
-                let job = self.copy_job(&check.item, How::HashOnly)?;
+                let Some(job) = self.copy_job(&check.item, How::HashOnly) else {
+                    self.not_moved(check.then);
+                    return None;
+                };
                 (Doing::Check(check), job)
             }
             Task::Tail(tail) => {
                 let (source, target) = (self.source(&tail.item)?, self.around.tenure.stage.clone());
                 let stat = &tail.item.stat;
                 let identity = Identity { ino: stat.ino, dev: stat.dev };
-                let old = tail.old.clone();
+                let (old, writers) = (tail.old.clone(), self.around.silent.writers(stat.ino));
                 let target = (target, proto::names::staged(tail.name).into());
                 let sync = self.around.durability == Durability::PerFile;
                 let call = move || -> Box<dyn Any + Send> {
-                    Box::new(tail::stage(&source, identity, &old, &target, sync))
+                    Box::new(tail::stage(&source, identity, writers, &old, &target, sync))
                 };
                 (Doing::Tail(tail), Job::Call(Box::new(call)))
             }
@@ -82,6 +89,12 @@ impl Stager<'_> {
         self.next_tag += 1;
         self.doing.insert(self.next_tag, doing);
         Some((self.next_tag, job))
+    }
+
+    /// Names in a new directory that renames bring.
+    fn filled_in(&self, dir: &RelPath) -> HashSet<Box<[u8]>> {
+        let split = self.filled.iter().filter_map(|path| path.split_last());
+        split.filter(|(parent, _)| parent == dir).map(|(_, name)| Box::from(name)).collect()
     }
 
     /// Directory and name in the volume; nothing if the directory is gone, and then the item is dropped.
@@ -180,6 +193,7 @@ impl Stager<'_> {
             create_as: self.create_as(item),
             replace_leftover: self.resume.is_active(),
             how,
+            writers: self.around.silent.writers(item.stat.ino),
             durability: self.around.durability,
         })))
     }

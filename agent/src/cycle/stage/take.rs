@@ -155,9 +155,13 @@ impl Stager<'_> {
         if let Some(same) = names.iter().position(|name| name.quick == Some(Quick::Same)) {
             let leader = names.remove(same).found;
             let Some(entry) = self.old_entry(&leader.old)? else { return Ok(()) };
+            // Others that are the same are links of it in the mirror already; where nothing is to be done, that is not
+            // even asked.
+            let is_idle = names.iter().all(|name| name.quick == Some(Quick::Same));
+            names.retain(|name| {
+                name.quick != Some(Quick::Same) || !(is_idle || self.are_linked(&leader.old, &name.found.old))
+            });
             self.groups.ready(key, Place::Mirror(leader.old), &entry);
-            // Others that are the same are links of it in the mirror already.
-            names.retain(|name| name.quick != Some(Quick::Same));
         } else if !names.iter().any(|name| name.quick == Some(Quick::Changed))
             && names.iter().all(|name| name.found.stat.kind == FileKind::File)
             && let Some(first) = names.iter().position(|name| name.quick == Some(Quick::Touched))
@@ -173,6 +177,7 @@ impl Stager<'_> {
                 if (!is_doubtful || self.is_one_in_mirror(&name.found.old, &leader.found.old))
                     && name.row.is_some()
                     && name.row == leader.row
+                    && self.are_linked(&leader.found.old, &name.found.old)
                     && let Some(entry) = self.old_entry(&name.found.old)?
                 {
                     with.push((name.found.path.clone(), entry));
@@ -191,6 +196,19 @@ impl Stager<'_> {
             self.add(found_item(name.found, dest, old));
         }
         Ok(())
+    }
+}
+
+impl Stager<'_> {
+    /// Whether two names of one inode are one in the mirror too. Mostly they are; but one may have been staged when the
+    /// other was not looked at, for it was linked in that very moment. Asked only where there is something to do.
+    fn are_linked(&mut self, a: &RelPath, b: &RelPath) -> bool {
+        let mut ino = |path: &RelPath| {
+            let (dir, name) = self.mirror_dirs.parent(path).ok()?;
+            let stat = dir.stat(&name).ok()?;
+            Some((stat.dev, stat.ino))
+        };
+        ino(a).is_some_and(|one| ino(b) == Some(one))
     }
 }
 

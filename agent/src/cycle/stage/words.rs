@@ -14,6 +14,8 @@ use crate::cycle::exceptions::Exceptions;
 use crate::cycle::links::Place;
 use crate::cycle::listing::Fingerprint;
 use crate::cycle::look::InodeKey;
+use crate::cycle::plan::Again;
+use crate::cycle::silent::Silent;
 use crate::cycle::spool::Spool;
 use crate::index::View;
 use crate::ledger::{Ledger, Tenure};
@@ -142,6 +144,10 @@ pub struct Staged {
     pub torn: bool,
     /// The mount refused to keep ACLs.
     pub acls_lost: bool,
+    /// Paths that changed meanwhile.
+    pub again: Again,
+    /// Inodes that were read with their pages cleaned: from then on their times tell.
+    pub cleaned: HashSet<u64>,
     /// Bytes of content sent to the mirror.
     pub bytes_sent: u64,
     /// Names staged.
@@ -163,4 +169,5 @@ pub struct Around<'a> {
     pub progress: &'a Progress,
     /// What is left out.
     pub excludes: &'a Excludes,
+    pub silent: &'a Silent,
 }

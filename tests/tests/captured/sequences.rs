@@ -1,33 +1,18 @@
-//! Capture: with what the kernel says was touched, and no walk, the mirror is what the volume is.
-//!
-//! Fails on a weakened build, each tried: see the single tests.
-
-mod common;
+//! Every sequence of two operations, with a cycle after each: only what the kernel told is looked at.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use agent::capture::{Begin, Capture};
-use agent::lane::{Lane, Ownership};
+use agent::capture::Capture;
 use agent::run::{Retry, Watched, Worker};
-use agent::state::StateDir;
-use agent::volume::Volume;
-use common::Site;
-use common::loopfs::LoopFs;
 use harness::compare::{Options, compare};
 use harness::gate::{Need, require};
 use harness::ops::{Model, Op, Seed, Sequences};
 use sys::fanotify::Queue;
 
-/// A worker of `site`, told by `capture`.
-fn worker(site: &Site, capture: &Arc<Capture>) -> agent::Result<Worker> {
-    let volume = Volume::pin("volume", &site.volume)?;
-    let state = StateDir::at(&site.state)?;
-    let (lane, tenure) = Lane::open_writer(&state, &site.mirror, Ownership::Ours)?;
-    let target = capture.watch(volume.root.clone(), Begin::unknown(None)).expect("ext4 is captured");
-    let watched = Watched::Captured { capture: capture.clone(), target };
-    Worker::new(lane, tenure, volume, site.options.clone(), watched, Duration::from_secs(600))
-}
+use crate::common::Site;
+use crate::common::loopfs::LoopFs;
+use crate::worker;
 
 fn run(disk: &LoopFs, capture: &Arc<Capture>, n: u64, seed: Seed, ops: &[Op]) -> Result<(), String> {
     let base = disk.path().join(format!("{n}"));
@@ -109,7 +94,7 @@ fn a_random_workload_is_told() {
             }
             let at = format!("seed {seed}, round {round}");
             let report = worker.cycle(Retry::No, Instant::now());
-            let report = report.unwrap_or_else(|e| panic!("{at}: {}", common::crash::chain(&e)));
+            let report = report.unwrap_or_else(|e| panic!("{at}: {}", crate::common::crash::chain(&e)));
             worker.empty_trash().unwrap();
             worker.lane.index.view().unwrap().audit().unwrap_or_else(|e| panic!("{at}: audit: {e}"));
             let same = compare(&site.volume, &site.mirror, &Options::default()).unwrap();
