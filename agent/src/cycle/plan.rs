@@ -94,6 +94,7 @@ impl Plan {
             root,
             eyes,
             known: HashMap::new(),
+            learned: HashSet::new(),
             claimed: HashSet::new(),
             taken: HashSet::new(),
         };
@@ -380,6 +381,8 @@ struct Renames<'a> {
     eyes: Eyes<'a>,
     /// Inodes that are gone from where the index has them.
     known: HashMap<InodeKey, (RelPath, RowFacts)>,
+    /// Missing names whose inodes are in `known`.
+    learned: HashSet<RelPath>,
     claimed: HashSet<RelPath>,
     /// The same by inode: what was found once is not looked into again.
     taken: HashSet<InodeKey>,
@@ -388,15 +391,15 @@ struct Renames<'a> {
 impl Renames<'_> {
     fn find(&mut self, mut changes: Changes) -> Result<(Changes, Vec<Move>)> {
         let mut moves = Vec::new();
-        let mut learned = 0;
         loop {
             if changes.new.is_empty() || changes.missing.is_empty() {
                 break;
             }
-            for missing in &changes.missing[learned..] {
-                learn(self.view, &mut self.known, missing)?;
+            for missing in &changes.missing {
+                if self.learned.insert(missing.old.clone()) {
+                    learn(self.view, &mut self.known, missing)?;
+                }
             }
-            learned = changes.missing.len();
             let mut found_now = Vec::new();
             let mut still_new = Vec::new();
             for found in std::mem::take(&mut changes.new) {

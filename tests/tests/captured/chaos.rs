@@ -99,11 +99,11 @@ impl Field {
 
     /// The mirror is what the volume is, and the index is sound.
     fn check(&self, at: &str) {
-        let report = self.judge();
-        assert!(report.is_same(), "{at}: mirror and volume differ:\n{report}");
-        self.worker.lane.index.view().unwrap().audit().unwrap_or_else(|e| panic!("{at}: audit: {e}"));
-        let quarantined = self.worker.lane.index.view().unwrap().position().totals.quarantined;
-        assert_eq!(quarantined, 0, "{at}: in quarantine");
+        let (report, view) = (self.judge(), self.worker.lane.index.view().unwrap());
+        let exceptions = view.exceptions().unwrap();
+        assert!(report.is_same(), "{at}: mirror and volume differ:\n{report}\n{exceptions:?}");
+        view.audit().unwrap_or_else(|e| panic!("{at}: audit: {e}"));
+        assert_eq!(view.position().totals.quarantined, 0, "{at}: {exceptions:?}");
     }
 }
 
