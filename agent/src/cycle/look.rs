@@ -120,9 +120,25 @@ impl Changes {
         self.links.values().flatten().all(|name| name.quick == Some(Quick::Same))
     }
 
-    /// Forgets what was found below `path` of the index: a later look at all of it says it anew.
-    pub fn forget_below(&mut self, path: &RelPath) {
-        let stays = |old: &RelPath| old == path || !old.is_within(path);
+    /// Forgets what was found below `path` of the index: a later look at all of it says it anew. What lies in one of
+    /// `others` that are below it is not of it any more: those have been taken out.
+    pub fn forget_below(&mut self, path: &RelPath, others: &HashSet<RelPath>) {
+        let stays = |old: &RelPath| {
+            if !old.is_within(path) {
+                return true;
+            }
+            let mut at = old.clone();
+            while at != *path {
+                match at.split_last() {
+                    Some((above, _)) => at = above,
+                    None => return true,
+                }
+                if at != *path && others.contains(&at) {
+                    return true;
+                }
+            }
+            old == path
+        };
         self.new.retain(|found| stays(&found.old));
         self.changed.retain(|(found, _)| stays(&found.old));
         self.dirs.retain(|found| stays(&found.old));

@@ -174,7 +174,7 @@ pub fn look_at(view: &View, volume: &Volume, names: &Names, eyes: Eyes<'_>) -> R
     let mut changes = looker.changes;
     for start in walks {
         // Names in it that were looked at one by one are a part of this.
-        changes.forget_below(&start.old);
+        changes.forget_below(&start.old, &HashSet::new());
         changes.merge(look::look(view, start, &none, eyes)?);
     }
     changes.is_empty_volume = is_empty(&volume.root);

@@ -421,7 +421,7 @@ impl Renames<'_> {
                 // What changed inside a renamed directory is found by comparing it with where it was; what was seen of
                 // it while it was still there is no news.
                 let Some((dir, ..)) = &this.dir else { continue };
-                changes.forget_below(&this.old);
+                changes.forget_below(&this.old, &self.claimed);
                 let start = Start {
                     dir: dir.clone(),
                     path: this.found.path.clone(),
