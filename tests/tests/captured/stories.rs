@@ -196,3 +196,21 @@ fn a_file_is_held_open_under_a_name_in_a_directory_that_goes() {
         scene.settle();
     }
 }
+
+/// The story: a directory was renamed, and before that one was taken out of it. What was seen inside the second was by its old
+/// path, and when the first was dealt with, everything below its old path was forgotten.
+#[test]
+fn a_directory_is_taken_out_of_one_that_is_renamed() {
+    let Some(mut scene) = Scene::new(|volume, _| {
+        fs::create_dir_all(volume.join("a/b/c")).unwrap();
+        fs::create_dir(volume.join("z")).unwrap();
+        fs::write(volume.join("a/b/c/f"), b"one").unwrap();
+    }) else {
+        return;
+    };
+    fs::rename(scene.at("a/b/c"), scene.at("k")).unwrap();
+    fs::write(scene.at("k/f"), b"another").unwrap();
+    fs::write(scene.at("k/g"), b"new").unwrap();
+    fs::rename(scene.at("a"), scene.at("z/a")).unwrap();
+    scene.settle();
+}
