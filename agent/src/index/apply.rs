@@ -357,3 +357,49 @@ fn kind_of(entry: &Entry) -> sys::FileKind {
         Body::Fifo => sys::FileKind::Fifo,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::{DirWork, FileBody, Origin, Source, StagedName, Time};
+
+    use super::*;
+
+    fn entry(body: Body) -> Entry {
+        let origin = Origin { ino: 1, btime: None, ctime: Time::default(), racy: false };
+        let mtime = Time::default();
+        Entry { body, mode: 0o755, uid: 0, gid: 0, mtime, xattrs: Vec::new(), linked: false, origin }
+    }
+
+    fn file() -> Entry {
+        entry(Body::File(FileBody { size: 0, hash: [0; 32], blocks: Vec::new() }))
+    }
+
+    fn install(path: &str, entry: Entry) -> Op {
+        let path = RelPath::new(path.as_bytes()).unwrap();
+        Op::Install { path, staged: StagedName { run: 0, n: 0 }, entry, source: Source::Fresh }
+    }
+
+    /// The story: facts of a file that the same log took away made a row that the mirror did not have; and a directory was
+    /// installed over another. The first was found when that row was to leave, the second when the sealed log was published.
+    #[test]
+    fn a_log_that_could_not_be_published_is_refused() {
+        let path = |text: &str| RelPath::new(text.as_bytes()).unwrap();
+        let dir = || entry(Body::Dir);
+        let wrong = [
+            Op::Facts { path: path("gone"), entry: file() },
+            Op::Dir { path: path("gone"), entry: dir(), work: DirWork::All },
+            Op::Facts { path: path("d"), entry: file() },
+            install("d", dir()),
+            install("d", file()),
+            install("f", dir()),
+        ];
+        for op in wrong {
+            let index = Index::in_memory().unwrap();
+            let mut applying = index.apply().unwrap();
+            applying.ops(&[install("", dir()), install("d", dir()), install("f", file())]).unwrap();
+            applying.ops(&[install("f", file()), Op::Facts { path: path("f"), entry: file() }]).unwrap();
+            let refused = applying.ops(&[op.clone()]);
+            assert!(matches!(refused, Err(IndexError::Diverged { .. })), "{op:?}: {refused:?}");
+        }
+    }
+}

@@ -111,3 +111,27 @@ fn silent_writes_on_xfs_are_found() {
 fn silent_writes_on_btrfs_are_found() {
     rounds(Kind::Btrfs);
 }
+
+/// What the agent asks between events: nothing to do at rest, something after a write that sent none.
+#[test]
+fn a_poll_tells_of_a_silent_write() {
+    if !require(&Kind::Ext4.needs()) {
+        return;
+    }
+    let mut field = Field::new(Kind::Ext4);
+    let settle = |field: &mut Field| {
+        let deadline = Instant::now() + std::time::Duration::from_secs(20);
+        while field.cycle("settle").is_some() {
+            assert!(Instant::now() < deadline, "there is always something left to do");
+        }
+    };
+    settle(&mut field);
+    for which in 0..field.writers.len() {
+        assert!(!field.worker.poll_open().unwrap(), "nothing was written");
+        field.writers[which].begin(1).unwrap();
+        field.writers[which].wait().unwrap();
+        assert!(field.worker.poll_open().unwrap(), "{} was written to", field.names[which]);
+        settle(&mut field);
+        assert!(field.differing().is_empty());
+    }
+}
