@@ -398,7 +398,7 @@ mod tests {
             let mut applying = index.apply().unwrap();
             applying.ops(&[install("", dir()), install("d", dir()), install("f", file())]).unwrap();
             applying.ops(&[install("f", file()), Op::Facts { path: path("f"), entry: file() }]).unwrap();
-            let refused = applying.ops(&[op.clone()]);
+            let refused = applying.ops(std::slice::from_ref(&op));
             assert!(matches!(refused, Err(IndexError::Diverged { .. })), "{op:?}: {refused:?}");
         }
     }
