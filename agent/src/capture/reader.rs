@@ -107,6 +107,7 @@ impl Target {
 /// One group of the kernel, for all volumes of an agent.
 pub struct Capture {
     group: Group,
+    began: Began,
     inner: Mutex<Inner>,
     stop: AtomicBool,
     /// Ends the wait of the reading thread when it is closed or written to.
@@ -118,6 +119,15 @@ pub struct Capture {
     opened: Instant,
     /// When the reading thread came round last, in milliseconds since `opened`.
     beat: AtomicU64,
+}
+
+/// When a group began to watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Began {
+    /// When this process opened it.
+    Now,
+    /// In a process before this one.
+    Before,
 }
 
 struct Inner {
@@ -144,10 +154,23 @@ impl Capture {
             Errno::NOSYS | Errno::INVAL => Unavailable::Kernel,
             _ => Unavailable::FileSystem(e.to_string()),
         })?;
+        Self::on(group, Began::Now)
+    }
+
+    /// Goes on with the group that `fd` is, which somebody kept for us with all that was queued meanwhile.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub fn adopt(fd: OwnedFd) -> Result<Arc<Self>, Unavailable> {
+        Self::on(Group::from_fd(fd), Began::Before)
+    }
+
+    fn on(group: Group, began: Began) -> Result<Arc<Self>, Unavailable> {
         let (woken, wake) = rustix_pipe()?;
         let inner = Inner { targets: Vec::new(), sides: HashMap::new(), buffer: vec![0; READ_BYTES] };
         Ok(Arc::new(Self {
             group,
+            began,
             inner: Mutex::new(inner),
             stop: AtomicBool::new(false),
             wake,
@@ -159,7 +182,7 @@ impl Capture {
         }))
     }
 
-    /// Watches the volume at `root`. What was touched before is not known: it begins with a gap.
+    /// Watches the volume at `root`. It begins with a gap, as far as what was touched before is not known.
     ///
     /// # Errors
     /// [`Unavailable::FileSystem`].
@@ -175,13 +198,24 @@ impl Capture {
         self.group.mark(root.as_ref()).map_err(refused)?;
         let (bell, heard) = crossbeam::channel::bounded(1);
         let mut state = State::default();
-        state.dirty.gap(Gap::Start, Instant::now());
+        if self.has_gap_at_start() {
+            state.dirty.gap(Gap::Start, Instant::now());
+        }
         let target = Arc::new(Target { root, fsid, state: Mutex::new(state), bell, heard });
         let mut inner = self.lock();
         inner.targets.push(target.clone());
         inner.sides.clear();
         target.ring();
         Ok(target)
+    }
+
+    /// Whether what was touched before a volume is watched has to be looked for by a walk. The queue of an adopted group has
+    /// no hole, but what was taken out of it before, and is not in the mirror yet, is known to the journal alone; and what
+    /// [`Capture::drain`] takes out before the volumes are watched again is nobody's. So until the journal is asked: yes.
+    fn has_gap_at_start(&self) -> bool {
+        match self.began {
+            Began::Now | Began::Before => true,
+        }
     }
 
     /// Stops telling `target` anything.

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, after, bounded, never, select};
 use proto::{Generation, LaneName, Totals};
+use transfer::Limits;
 
 use super::core::{Core, Effect, Input, Span, Timing};
 use super::status::{Phase, Snapshot};
 use super::worker::{Retry, Watched, Worker};
 use crate::capture::{Capture, Gap};
 use crate::config::{EngineChoice, Every, LaneConfig};
+use crate::cut::Cuts;
 use crate::cycle::{CycleOptions, CycleReport, Progress};
 use crate::error::{Error, Result};
 use crate::lane::{Lane, Ownership};
@@ -56,6 +58,7 @@ pub struct LaneHandle {
     commands: Sender<Command>,
     snapshot: Arc<Mutex<Snapshot>>,
     progress: Arc<Progress>,
+    limits: Arc<Limits>,
     /// Dropped to end the thread.
     stop: Option<Sender<()>>,
     thread: std::thread::JoinHandle<()>,
@@ -94,12 +97,14 @@ impl LaneHandle {
         let (commands, received) = bounded(COMMANDS_MAX);
         let (stop, stopped) = bounded(0);
         let progress = Arc::new(Progress::default());
+        let limits = Arc::new(Limits::new(config.settings.rates()));
         let mut this = Thread {
             config: config.clone(),
             capture,
             state,
             snapshot: snapshot.clone(),
             progress: progress.clone(),
+            limits: limits.clone(),
             commands: received,
             stopped,
             worker: None,
@@ -109,7 +114,7 @@ impl LaneHandle {
         };
         let name = format!("lane {}", config.name);
         let thread = std::thread::Builder::new().name(name).spawn(move || this.run())?;
-        Ok(Self { config, commands, snapshot, progress, stop: Some(stop), thread })
+        Ok(Self { config, commands, snapshot, progress, limits, stop: Some(stop), thread })
     }
 
     /// What it said last.
@@ -128,6 +133,19 @@ impl LaneHandle {
                 self.config.name
             )
         })
+    }
+
+    /// Takes over what `config` says, if that needs no new thread: limits are in force from now on, for the cycle under
+    /// way as well. False when more than that is different.
+    pub fn adopt(&mut self, config: &LaneConfig) -> bool {
+        if !self.config.differs_in_limits_alone(config) {
+            return false;
+        }
+        if self.config.settings.rates() != config.settings.rates() {
+            self.limits.set(config.settings.rates());
+        }
+        self.config = config.clone();
+        true
     }
 
     /// Tells the thread to end; a cycle under way begins nothing more.
@@ -152,6 +170,7 @@ struct Thread {
     state: Arc<StateDir>,
     snapshot: Arc<Mutex<Snapshot>>,
     progress: Arc<Progress>,
+    limits: Arc<Limits>,
     commands: Receiver<Command>,
     stopped: Receiver<()>,
     worker: Option<Worker>,
@@ -251,7 +270,7 @@ impl Thread {
         let settings = &self.config.settings;
         let volume = crate::cli::open_volume(&self.config.volume.to_string())?;
         crate::cli::apart(&volume.path, &self.config.mirror)?;
-        let (lane, tenure) = Lane::open_writer(&self.state, &self.config.mirror, Ownership::Ours)?;
+        let (mut lane, tenure) = Lane::open_writer(&self.state, &self.config.mirror, Ownership::Ours)?;
         let watched = match &self.capture {
             Ok(capture) => match capture.watch(volume.root.clone()) {
                 Ok(target) => Ok(Watched::Captured { capture: capture.clone(), target }),
@@ -278,9 +297,11 @@ impl Thread {
                 (Watched::Walked, Some(why))
             }
         };
+        lane.ledger.limits = self.limits.clone();
         let options = self.options(lane.ledger.root.pinned().kind().may_hang());
         let mut worker = Worker::new(lane, tenure, volume, options, watched, settings.delete_window)?;
         worker.progress = self.progress.clone();
+        worker.cuts = Cuts::of(&self.config, &worker.volume.path);
         Ok((worker, timing, not_captured))
     }
 
@@ -306,6 +327,7 @@ impl Thread {
             in_flight: settings.in_flight,
             excludes: settings.excludes.clone(),
             walkers: std::thread::available_parallelism().map_or(2, |n| n.get().min(8)),
+            limits: self.limits.clone(),
             full: false,
         }
     }

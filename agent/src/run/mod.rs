@@ -1,12 +1,14 @@
 //! The agent at work: lanes that are kept up to date for as long as it runs.
 //!
 //! In reading order: [`agent`] starts and ends lanes and answers for them; [`lane`] is the thread of one, [`core`] decides when
-//! it does what, [`worker`] carries out its cycles, [`status`] is what it says of itself.
+//! it does what, [`worker`] carries out its cycles, [`stored`] keeps the kernel's queue over a
+//! restart, [`status`] is what it says of itself.
 
 mod agent;
 mod core;
 mod lane;
 mod status;
+mod stored;
 mod worker;
 
 pub use agent::run;

@@ -8,6 +8,7 @@ use proto::{ExceptionClass, RelPath};
 
 use crate::capture::{Capture, Dirty, Gap, Resolved, Target, resolve};
 use crate::config::Excludes;
+use crate::cut::{Cuts, Extent, Held};
 use crate::cycle::{Cycle, CycleOptions, CycleReport, Progress, Scope, Watch};
 use crate::error::{Error, Result};
 use crate::lane::Lane;
@@ -43,6 +44,8 @@ pub struct Worker {
     pub watched: Watched,
     /// Time over which deletions are summed.
     pub delete_window: Duration,
+    /// What is done around its cuts.
+    pub cuts: Option<Cuts>,
     deleted: VecDeque<(Instant, u64)>,
     /// Names that are not in the mirror as they are in the volume, because deletions are halted.
     withheld: Vec<RelPath>,
@@ -71,6 +74,7 @@ impl Worker {
             progress: Arc::new(Progress::default()),
             watched,
             delete_window,
+            cuts: None,
             deleted: VecDeque::new(),
             withheld: Vec::new(),
             trash_is_left: true,
@@ -85,8 +89,44 @@ impl Worker {
     /// # Errors
     /// Those of [`Cycle::run`]; what was to be looked at is to be looked at still.
     pub fn cycle(&mut self, retry: Retry, now: Instant) -> Result<Option<CycleReport>> {
-        let mut taken = self.take()?;
         let retried = if retry == Retry::Yes { self.quarantined()? } else { Vec::new() };
+        let mut held = match self.cuts.is_some() {
+            true => match self.extent(&retried)? {
+                None => return Ok(None),
+                Some(extent) => self.cuts.as_mut().map(|cuts| cuts.begin(extent)).transpose()?.flatten(),
+            },
+            false => None,
+        };
+        let result = self.cut(&retried, now, held.as_mut());
+        if let Some(held) = held {
+            held.finish();
+        }
+        result
+    }
+
+    /// How much there is to be done; nothing when there is nothing. What was touched is left where it is: what is done
+    /// around a cut has to begin before that is taken.
+    fn extent(&self, retried: &[RelPath]) -> Result<Option<Extent>> {
+        let mut taken = self.take()?;
+        let more = retried.len() + self.withheld.len();
+        if taken.is_empty() && more == 0 {
+            return Ok(None);
+        }
+        let names = self.resolve(&mut taken).map(|resolved| resolved.names.len() + more);
+        if names == Some(0) {
+            return Ok(None);
+        }
+        self.put_back(taken);
+        Ok(Some(names.map_or(Extent::Whole, Extent::Names)))
+    }
+
+    fn cut(
+        &mut self,
+        retried: &[RelPath],
+        now: Instant,
+        held: Option<&mut Held>,
+    ) -> Result<Option<CycleReport>> {
+        let mut taken = self.take()?;
         if taken.is_empty() && retried.is_empty() && self.withheld.is_empty() {
             return Ok(None);
         }
@@ -97,7 +137,7 @@ impl Worker {
                 return Ok(None);
             }
         }
-        match self.run(resolved.as_ref(), now) {
+        match self.run(resolved.as_ref(), now, held) {
             Ok(report) => {
                 if let (Some(resolved), false) = (resolved, report.astray.is_empty()) {
                     self.put_back(resolved.part(taken, &report.astray));
@@ -194,7 +234,12 @@ impl Worker {
         }
     }
 
-    fn run(&mut self, resolved: Option<&Resolved>, now: Instant) -> Result<CycleReport> {
+    fn run(
+        &mut self,
+        resolved: Option<&Resolved>,
+        now: Instant,
+        held: Option<&mut Held>,
+    ) -> Result<CycleReport> {
         while self.deleted.front().is_some_and(|(at, _)| now.duration_since(*at) > self.delete_window) {
             self.deleted.pop_front();
         }
@@ -202,7 +247,7 @@ impl Worker {
         options.limit.already = self.deleted.iter().map(|(_, deleted)| deleted).sum();
         let mut since = match &self.watched {
             Watched::Captured { capture, target } => {
-                Some(Since { capture, target, excludes: &self.options.excludes })
+                Some(Since { capture, target, excludes: &self.options.excludes, held })
             }
             Watched::Walked => None,
         };
@@ -253,9 +298,23 @@ struct Since<'a> {
     capture: &'a Capture,
     target: &'a Target,
     excludes: &'a Excludes,
+    /// What is held around the cut.
+    held: Option<&'a mut Held>,
 }
 
 impl Watch for Since<'_> {
+    fn planned(&mut self, bytes: Option<u64>) {
+        if let Some(held) = &mut self.held {
+            held.planned(bytes);
+        }
+    }
+
+    fn has_read(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.has_read();
+        }
+    }
+
     fn was_touched(&mut self) -> Result<bool> {
         if self.capture.drain().is_err() {
             // Not known: called fuzzy. The next cycle meets the same error and says it.

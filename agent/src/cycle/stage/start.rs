@@ -46,8 +46,9 @@ impl Stager<'_> {
                 let old = tail.old.clone();
                 let target = (target, proto::names::staged(tail.name).into());
                 let sync = self.around.durability == Durability::PerFile;
+                let limits = self.around.options.limits.clone();
                 let call = move || -> Box<dyn Any + Send> {
-                    Box::new(tail::stage(&source, identity, &old, &target, sync))
+                    Box::new(tail::stage(&source, identity, &old, &target, sync, &limits))
                 };
                 (Doing::Tail(tail), Job::Call(Box::new(call)))
             }
