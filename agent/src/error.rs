@@ -186,6 +186,9 @@ pub enum Error {
         /// What is wrong and what to do.
         why: String,
     },
+    /// What is run before a cut: there was none.
+    #[error("{0}")]
+    Hook(String),
     /// The agent was told to end while a cycle was under way.
     #[error(
         "told to stop: the generation that was being made is not sealed; the next run goes on from what was staged"
@@ -225,6 +228,7 @@ impl Error {
             | Self::Raced { .. }
             | Self::Engine(_)
             | Self::Target { .. }
+            | Self::Hook(_)
             | Self::Stopped
             | Self::Agent(_)
             | Self::NotProven(_) => Exit::Failed,

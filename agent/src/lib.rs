@@ -6,6 +6,7 @@ pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod cut;
 pub mod cycle;
 pub mod docker;
 pub mod error;

@@ -3,6 +3,7 @@
 //! ```text
 //! node                     identity of this installation, 32 hex digits
 //! mirrors/<hash>.json      what is remembered of a mirror path: its lane and its mount
+//! fanotify-boot            the boot that the queue in systemd's descriptor store is of
 //! lanes/<lane>/lock        held while a process works on the lane
 //! lanes/<lane>/index.redb  the index
 //! lanes/<lane>/…           logs and spools being written
@@ -46,6 +47,11 @@ impl StateDir {
     /// [`Error::State`] with the path.
     pub fn open() -> Result<Self> {
         Self::at(&Self::place()?)
+    }
+
+    /// A file of the installation as a whole.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
     }
 
     /// Opens the state directory if there is one, and changes nothing.

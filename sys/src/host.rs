@@ -56,3 +56,57 @@ pub fn boot_id() -> [u8; 16] {
     }
     id
 }
+
+/// Waits until the kernel says that what `fd` shows has changed since it was read last, `limit` at most: for the files of
+/// cgroups and others below `/sys`, which can always be read.
+pub fn wait_changed(fd: impl std::os::fd::AsFd, limit: std::time::Duration) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+    poll(&mut [PollFd::new(&fd, PollFlags::PRI)], Some(&limit)).is_ok_and(|n| n > 0)
+}
+
+/// A descriptor of a child that was not waited for; it can be read when the child has ended.
+///
+/// # Errors
+/// `ESRCH`; `ENOSYS` before Linux 5.3.
+pub fn pidfd(pid: u32) -> Result<std::os::fd::OwnedFd, crate::SysError> {
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let failed = |errno| crate::SysError::new("pidfd_open", pid.to_string().as_bytes(), errno);
+    let pid_checked =
+        i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| failed(crate::Errno::SRCH))?;
+    pidfd_open(pid_checked, PidfdFlags::empty()).map_err(failed)
+}
+
+/// A copy of a descriptor that this process was started with, by its number: the one itself stays open for good.
+///
+/// # Errors
+/// `EBADF`.
+pub fn inherited(number: std::os::fd::RawFd) -> Result<std::os::fd::OwnedFd, crate::SysError> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: F_DUPFD_CLOEXEC takes numbers and touches no memory; a number that is not open is refused.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EBADF);
+        let errno = crate::Errno::from_raw_os_error(errno);
+        return Err(crate::SysError::new("take over descriptor", number.to_string().as_bytes(), errno));
+    }
+    // SAFETY: the kernel made it for us a moment ago, and nobody else knows its number.
+    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(copy) })
+}
+
+/// Has a command started with no signal blocked: what a process blocks for itself its children inherit, and would then not
+/// end when they are told to.
+pub fn unblock_signals(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec it makes two calls that are safe there (signal-safety(7)), on memory of its own.
+    unsafe {
+        command.pre_exec(|| {
+            let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+            libc::sigemptyset(none.as_mut_ptr());
+            match libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+}

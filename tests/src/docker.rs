@@ -135,6 +135,27 @@ impl Engine {
         self.cli(&["import", &archive.display().to_string(), tag]).map(drop)
     }
 
+    /// Makes an image whose programs are this machine's: `/usr` has to be mounted into its containers.
+    ///
+    /// # Errors
+    /// The import failed.
+    pub fn host_image(&self, tag: &str) -> Result<()> {
+        let root = self.dir.path().join("image");
+        for dir in ["usr", "data", "tmp", "dev", "proc", "etc"] {
+            fs::create_dir_all(root.join(dir))?;
+        }
+        for name in ["bin", "lib", "lib64", "sbin"] {
+            std::os::unix::fs::symlink(format!("usr/{name}"), root.join(name))?;
+        }
+        let archive = self.dir.path().join("image.tar");
+        let finished =
+            run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&archive).arg("."), COMMAND_LIMIT)?;
+        if !finished.status.success() {
+            bail!("tar: {}", finished.explain());
+        }
+        self.cli(&["import", &archive.display().to_string(), tag]).map(drop)
+    }
+
     /// Stops it in an orderly way and waits for its end; further calls do nothing.
     ///
     /// # Errors

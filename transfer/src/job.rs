@@ -8,6 +8,7 @@ use sys::{Dir, Owner, Stat};
 
 use crate::error::CopyError;
 use crate::hash::{ContentHash, Hash};
+use crate::limits::Limits;
 
 /// What is to be done next. The caller feeds and the engine pulls, so memory stays bounded by the window.
 pub trait Feed {
@@ -165,6 +166,8 @@ pub struct Options {
     /// Larger files are refused with `EFBIG`: a sparse file of 8 EiB would be hashed for years, and its block
     /// hashes take 32 bytes of memory per MiB.
     pub size_limit: u64,
+    /// How fast the target may be written to, together with all else that holds these limits.
+    pub limits: Arc<Limits>,
 }
 
 impl Options {
@@ -182,6 +185,7 @@ impl Default for Options {
             source: Side::Local,
             target: Side::MayHang,
             size_limit: 4 << 40,
+            limits: Arc::default(),
         }
     }
 }

@@ -3,8 +3,8 @@
 //! [`run`] pulls jobs from a [`Feed`] and reports every one of them. A file is a flight, a pure state machine;
 //! an engine makes the calls it asks for, with io_uring or without.
 //!
-//! In reading order: [`job`], [`error`], [`hash`], then inside the crate `holes`, `flight`, `window`, and the shell:
-//! `acts`, `pool`, `engine`.
+//! In reading order: [`job`], [`error`], [`hash`], then inside the crate `holes`, `flight`, `window`, `throttle`, and the
+//! shell: `limits`, `acts`, `pool`, `engine`.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +17,9 @@ mod buffers;
 mod engine;
 mod flight;
 mod holes;
+mod limits;
 mod pool;
+mod throttle;
 mod window;
 
 pub use engine::{Engine, run};
@@ -26,3 +28,5 @@ pub use hash::{ContentHash, ContentHasher, Hash, hash_block};
 pub use job::{
     Copied, CopyJob, Durability, Feed, How, Identity, Job, Next, Options, Outcome, Side, Stats, Writers,
 };
+pub use limits::Limits;
+pub use throttle::{Cost, Rates};

@@ -242,6 +242,18 @@ impl Capture {
             Errno::NOSYS | Errno::INVAL => Unavailable::Kernel,
             _ => Unavailable::FileSystem(e.to_string()),
         })?;
+        Self::on(group)
+    }
+
+    /// Goes on with the group that `fd` is, which somebody kept for us with all that was queued meanwhile.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub fn adopt(fd: OwnedFd) -> Result<Arc<Self>, Unavailable> {
+        Self::on(Group::from_fd(fd))
+    }
+
+    fn on(group: Group) -> Result<Arc<Self>, Unavailable> {
         let (woken, wake) = rustix_pipe()?;
         let inner = Inner { targets: Vec::new(), sides: HashMap::new(), buffer: vec![0; READ_BYTES] };
         Ok(Arc::new(Self {

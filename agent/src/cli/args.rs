@@ -18,9 +18,9 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// True for the command that does not end by itself.
+    /// True for the agent and the child it keeps: they must not end because somebody does not listen any more.
     pub fn is_agent(&self) -> bool {
-        matches!(self.command, Command::Run(_))
+        matches!(self.command, Command::Run(_) | Command::KeepCut)
     }
 }
 
@@ -51,6 +51,9 @@ pub enum Command {
     Plan(PlanArgs),
     /// Check the agent's configuration, or print one to begin with.
     Config(ConfigArgs),
+    /// Hold what a cut does to an application; started by the agent alone.
+    #[command(hide = true)]
+    KeepCut,
 }
 
 /// Options of `config`.

@@ -37,6 +37,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         args::Command::Why(args) => why::run(&args, &ui),
         args::Command::Plan(args) => plan::run(&args, &ui),
         args::Command::Verify(args) => verify::run(&args, &ui),
+        args::Command::KeepCut => crate::cut::keep(),
         args::Command::Config(args) => config::run(&args, &ui),
     }
 }

@@ -114,6 +114,7 @@ fn options(args: &PlanArgs) -> CycleOptions {
         in_flight: 1,
         excludes: Excludes::default(),
         walkers: std::thread::available_parallelism().map_or(2, |n| n.get().min(8)),
+        limits: Arc::default(),
         full: false,
     }
 }

@@ -117,6 +117,7 @@ fn options(args: &SyncArgs, may_hang: bool, ui: &Ui) -> CycleOptions {
         in_flight: args.in_flight.into(),
         excludes: Excludes::default(),
         walkers: std::thread::available_parallelism().map_or(2, |n| n.get().min(8)),
+        limits: Arc::default(),
         full: args.full,
     }
 }

@@ -214,7 +214,7 @@ pub const IOPS: Key<LimitKind> =
 pub const FREEZE: Key<FlagKind> = key(
     "freeze",
     FlagKind { default: false },
-    "Freeze the container's cgroup for the moment of the cut, so that every generation is exact",
+    "Freeze the containers of a Docker volume while a small cut is read, so that it is exact",
 );
 
 /// `hooks` itself is a table; its keys are [`HOOK_PRE`], [`HOOK_POST`], [`HOOK_TIMEOUT`].

@@ -146,7 +146,21 @@ impl fmt::Display for LaneConfig {
     }
 }
 
+impl LaneConfig {
+    /// True when `other` can be put in force while the lane goes on: it is the same lane, but for how fast it may be.
+    pub fn differs_in_limits_alone(&self, other: &LaneConfig) -> bool {
+        let Settings { bandwidth, iops, .. } = self.settings;
+        let settings = Settings { bandwidth, iops, ..other.settings.clone() };
+        *self == LaneConfig { settings, ..other.clone() }
+    }
+}
+
 impl Settings {
+    /// The limits of what is sent to the mirror.
+    pub fn rates(&self) -> transfer::Rates {
+        transfer::Rates { bytes: self.bandwidth.map(|rate| rate.0), ops: self.iops }
+    }
+
     /// The operator's patterns: all but those of the preset, which come first.
     pub fn own_patterns(&self) -> Vec<&str> {
         self.excludes.patterns().skip(self.preset.patterns().len()).collect()

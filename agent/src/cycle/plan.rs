@@ -84,6 +84,15 @@ impl Again {
 }
 
 impl Plan {
+    /// Bytes of content to be read; nothing when that is not known, for new directories are walked while they are copied.
+    pub fn bytes(&self) -> Option<u64> {
+        if self.new.iter().any(|found| found.stat.kind == FileKind::Dir) {
+            return None;
+        }
+        let changed = self.changed.iter().map(|(found, _)| found);
+        Some(self.new.iter().chain(changed).map(|found| found.stat.size).sum())
+    }
+
     /// Finds renames in `changes` and judges the deletions.
     ///
     /// # Errors

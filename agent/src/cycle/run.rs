@@ -50,6 +50,8 @@ pub struct CycleOptions {
     pub walkers: usize,
     /// What is left out.
     pub excludes: Excludes,
+    /// How fast the mirror may be written to; shared with whoever changes that.
+    pub limits: Arc<transfer::Limits>,
     /// Stage everything anew, whatever the index says, and replace the whole mirror.
     pub full: bool,
 }
@@ -176,6 +178,12 @@ pub trait Watch {
     /// # Errors
     /// What was touched cannot be said any more.
     fn was_touched(&mut self, made: Made<'_>) -> Result<bool>;
+
+    /// The look is over: so many bytes are to be read, if that is known.
+    fn planned(&mut self, _bytes: Option<u64>) {}
+
+    /// All is read: what the volume does from here on is for the next cycle.
+    fn has_read(&mut self) {}
 }
 
 impl Cycle<'_> {
@@ -199,6 +207,9 @@ impl Cycle<'_> {
         let started = Instant::now();
         let view = self.lane.index.view()?;
         let (plan, covered) = self.plan(&view, find)?;
+        if let Some(watch) = &mut self.watch {
+            watch.planned(plan.bytes());
+        }
         let looked = started.elapsed();
 
         let looked_at = plan.rest.names;
@@ -289,6 +300,9 @@ impl Cycle<'_> {
         }
 
         let cut = if self.is_exact(seen, &mut staged)? { Cut::Exact } else { Cut::Fuzzy };
+        if let Some(watch) = &mut self.watch {
+            watch.has_read();
+        }
         self.volume.still_there()?;
         self.lane.ledger.root.pinned().still_there()?;
 
@@ -476,6 +490,7 @@ impl Cycle<'_> {
     fn transfer_options(&self) -> transfer::Options {
         transfer::Options {
             in_flight: self.options.in_flight,
+            limits: self.options.limits.clone(),
             target: if self.is_fuse() { transfer::Side::MayHang } else { transfer::Side::Local },
             ..transfer::Options::default()
         }

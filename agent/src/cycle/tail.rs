@@ -11,7 +11,7 @@ use proto::{Body, Entry, FileBody};
 use sys::SysError;
 use sys::meta::AclsKept;
 use transfer::hash::{BLOCK, BlockHasher, Hash};
-use transfer::{ContentHash, Copied, Identity, Writers};
+use transfer::{ContentHash, Copied, Cost, Identity, Limits, Writers};
 
 use super::acts::{ActError, At};
 
@@ -33,6 +33,7 @@ pub fn stage(
     old: &Entry,
     target: &At,
     sync: bool,
+    limits: &Limits,
 ) -> Result<Option<Copied>, ActError> {
     let Body::File(old) = &old.body else { return Ok(None) };
     let name = &source.1;
@@ -48,7 +49,7 @@ pub fn stage(
     let reading = Reading { file: &file, name, size: stat.size, old };
     let Some(blocks) = reading.all().map_err(ActError::Source)? else { return Ok(None) };
     let sent = stat.size - old.size;
-    if sent > 0 && !write(&reading, &blocks, target, sync)? {
+    if sent > 0 && !write(&reading, &blocks, target, sync, limits)? {
         target.0.unlink(&target.1).map_err(ActError::Target)?;
         return Ok(None);
     }
@@ -136,7 +137,13 @@ impl Reading<'_> {
 }
 
 /// Writes what is behind the old content. False when it is no longer what was hashed.
-fn write(reading: &Reading<'_>, blocks: &[Hash], target: &At, sync: bool) -> Result<bool, ActError> {
+fn write(
+    reading: &Reading<'_>,
+    blocks: &[Hash],
+    target: &At,
+    sync: bool,
+    limits: &Limits,
+) -> Result<bool, ActError> {
     let (old_size, name) = (reading.old.size, &target.1);
     let to = target.0.create(name, 0o600).map_err(ActError::Target)?;
     let mut piece = vec![0; BLOCK as usize];
@@ -145,7 +152,7 @@ fn write(reading: &Reading<'_>, blocks: &[Hash], target: &At, sync: bool) -> Res
         let value = reading.block(block, &mut piece, &mut |at, bytes| {
             let skip = usize::try_from(old_size.saturating_sub(at)).unwrap_or(bytes.len()).min(bytes.len());
             let offset = (at + skip as u64).saturating_sub(old_size);
-            sys::file::write_at(&to, &bytes[skip..], offset, name).inspect_err(|e| failed = Some(e.clone()))
+            paced(&to, &bytes[skip..], offset, name, limits).inspect_err(|e| failed = Some(e.clone()))
         });
         match (value, failed) {
             (_, Some(error)) => return Err(ActError::Target(error)),
@@ -157,6 +164,24 @@ fn write(reading: &Reading<'_>, blocks: &[Hash], target: &At, sync: bool) -> Res
     let finished = if sync { sys::file::sync(&to, name) } else { Ok(()) };
     finished.and_then(|()| sys::file::close(to, name)).map_err(ActError::Target)?;
     Ok(true)
+}
+
+/// Writes in pieces that the limits let through.
+fn paced(
+    to: &OwnedFd,
+    mut bytes: &[u8],
+    mut offset: u64,
+    name: &[u8],
+    limits: &Limits,
+) -> Result<(), SysError> {
+    while !bytes.is_empty() {
+        let (piece, rest) = bytes.split_at(limits.piece(bytes.len()));
+        limits.wait(Cost::write(piece.len()));
+        sys::file::write_at(to, piece, offset, name)?;
+        offset += piece.len() as u64;
+        bytes = rest;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -199,10 +224,11 @@ mod tests {
         let stat = dir.stat(b"log").unwrap();
         let expect = Identity { ino: stat.ino, dev: stat.dev };
         let (source, target) = ((dir.clone(), Box::from(*b"log")), (dir, Box::from(*b"end")));
-        let copied = match stage(&source, expect, Writers::Mapped, &entry(old), &target, true) {
-            Ok(copied) => copied,
-            Err(ActError::Source(e) | ActError::Target(e)) => panic!("{e}"),
-        };
+        let copied =
+            match stage(&source, expect, Writers::Mapped, &entry(old), &target, true, &Limits::default()) {
+                Ok(copied) => copied,
+                Err(ActError::Source(e) | ActError::Target(e)) => panic!("{e}"),
+            };
         let end = std::fs::read(at.path().join("end"));
         assert!(copied.is_some() || end.is_err(), "an end of no use is left");
         copied.map(|copied| (copied, end.unwrap_or_default()))

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::http::{Answer, Question, Wire, query_escape};
-use super::types::{RawContainer, RawVersion, RawVolume};
+use super::types::{RawContainer, RawInspected, RawVersion, RawVolume};
 use super::{ApiVersion, Container, DockerError, EngineVersion, Volume, VolumeName};
 
 /// A connection to the Docker Engine of this host, with an API version that both sides speak.
@@ -39,6 +39,14 @@ impl Docker {
     /// `NotThisHost`, `IncompatibleApi`, or anything that says why there is no answer.
     pub fn connect() -> Result<Docker, DockerError> {
         Docker::at(&socket_of(env::var_os("DOCKER_HOST"))?, Docker::DEADLINE)
+    }
+
+    /// As [`Docker::connect`], with another deadline.
+    ///
+    /// # Errors
+    /// As [`Docker::connect`].
+    pub fn connect_within(deadline: Duration) -> Result<Docker, DockerError> {
+        Docker::at(&socket_of(env::var_os("DOCKER_HOST"))?, deadline)
     }
 
     /// Agrees on a version with the engine at `socket`; no call will take longer than `deadline`.
@@ -142,6 +150,22 @@ impl Docker {
                 Ok(raw.into_iter().map(Container::from).collect())
             }
             404 => Ok(Vec::new()),
+            _ => Err(refused(act, &answer)),
+        }
+    }
+
+    /// The first process of a container, as this host numbers it; nothing when it does not run, or is gone.
+    ///
+    /// # Errors
+    /// Anything that says why there is no answer.
+    pub fn container_pid(&self, id: &str) -> Result<Option<u32>, DockerError> {
+        let act = format!("inspect container {}", printable(id));
+        let question =
+            self.question(act.clone(), Method::GET, &format!("/containers/{}/json", query_escape(id)));
+        let answer = self.wire.ask(question)?;
+        match answer.status {
+            200 => Ok(self.decode::<RawInspected>(act, &answer)?.pid()),
+            404 => Ok(None),
             _ => Err(refused(act, &answer)),
         }
     }

@@ -315,6 +315,28 @@ impl From<RawContainer> for Container {
     }
 }
 
+/// What inspecting a container gives, as far as we ask.
+#[derive(Debug, Deserialize)]
+pub(super) struct RawInspected {
+    #[serde(rename = "State")]
+    state: RawState,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawState {
+    #[serde(rename = "Running")]
+    running: bool,
+    #[serde(rename = "Pid")]
+    pid: i64,
+}
+
+impl RawInspected {
+    /// The number of a process, where there is one.
+    pub(super) fn pid(&self) -> Option<u32> {
+        u32::try_from(self.state.pid).ok().filter(|pid| self.state.running && *pid > 1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

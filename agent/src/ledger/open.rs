@@ -22,6 +22,8 @@ pub struct Ledger {
     pub(super) dir: Arc<Dir>,
     pub(super) commit: Dir,
     pub(super) epochs: Dir,
+    /// How fast the mirror may be changed; shared with whoever changes that.
+    pub limits: Arc<transfer::Limits>,
 }
 
 impl Ledger {
@@ -50,7 +52,7 @@ impl Ledger {
             dir.open_dir(names::COMMIT).map_err(on_mirror(|| "open commit/ of the ledger".to_owned()))?;
         let epochs =
             dir.open_dir(names::EPOCH).map_err(on_mirror(|| "open epoch/ of the ledger".to_owned()))?;
-        Ok(Self { root, lane, dir: Arc::new(dir), commit, epochs })
+        Ok(Self { root, lane, dir: Arc::new(dir), commit, epochs, limits: Arc::default() })
     }
 
     /// Makes the ledger of a new lane. The identity is linked last: without it there is no ledger.

@@ -23,6 +23,7 @@ use proto::{
     DirWork, Epoch, FrameKind, Generation, Head, Leaves, Op, RelPath, Source, StagedName, frame, names,
 };
 use sys::{Dir, Errno, Meta, SysError};
+use transfer::Cost;
 
 use super::epoch::Tenure;
 use super::log::LocalLog;
@@ -113,7 +114,10 @@ impl Ledger {
         let failed = |e| self.fenced_or(tenure.epoch, on_mirror(|| "empty the trash".to_owned())(e));
         let mut removed = 0;
         for name in tenure.trash.names().map_err(failed)? {
-            removed += tenure.trash.remove_tree(&name).map_err(failed)?;
+            let gone = tenure.trash.remove_tree(&name).map_err(failed)?;
+            // How many they are is known afterwards: what comes next waits for it.
+            self.limits.wait(Cost::ops(gone));
+            removed += gone;
         }
         Ok(removed)
     }
@@ -201,6 +205,7 @@ impl Publisher<'_> {
         if self.mode == Publish::Again && place.exists(&name).map_err(on_mirror(act))? {
             return Ok(());
         }
+        self.ledger.limits.wait(Cost::ops(1));
         let moved = dirs.parent(path).and_then(|(parent, leaf)| parent.rename(&leaf, place, &name));
         match moved {
             Ok(()) => Ok(()),
@@ -227,6 +232,7 @@ impl Publisher<'_> {
         let name = names::staged(staged);
         let act = || format!("install {path} into the mirror");
         let stage: &Dir = &self.tenure.stage;
+        self.ledger.limits.wait(Cost::ops(1));
         let target = dirs.parent(path);
         let installed = match &target {
             Ok((parent, leaf)) => stage.rename(&name, parent, leaf),
@@ -269,6 +275,8 @@ impl Publisher<'_> {
         let (path, name) = (&grow.path, names::staged(grow.via));
         let act = || format!("make {path} in the mirror grow");
         let stage: &Dir = &self.tenure.stage;
+        // Waited for before the file leaves the mirror: out, opened, copied, times, fsync, closed, back.
+        self.ledger.limits.wait(Cost::ops(7));
         let target = dirs.parent(path);
         let left = self.mode == Publish::Again && stage.exists(&name).map_err(on_mirror(act))?;
         if !left {
@@ -384,6 +392,7 @@ impl Publisher<'_> {
                 }
             }
         };
+        self.ledger.limits.wait(Cost::ops(1));
         match set(dirs) {
             Ok(()) => Ok(()),
             Err(e) if e.is_gone() || e.errno == Errno::NOTDIR => {

@@ -10,7 +10,6 @@ use crossbeam::channel::bounded;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use proto::LaneName;
-use sys::fanotify::Queue;
 
 use super::lane::{Chain, Command, Flushed, LaneHandle};
 use crate::capture::Capture;
@@ -37,7 +36,7 @@ pub fn run(config_path: &Path) -> Result<Exit> {
     let config = load(config_path)?;
     let signals = hold_signals()?;
     let state = Arc::new(StateDir::open()?);
-    let capture = Capture::open(Queue::Unlimited).map_err(|why| why.to_string());
+    let capture = super::stored::capture(&state).map_err(|why| why.to_string());
     if let Ok(capture) = &capture {
         read_events(capture)?;
     } else if let Err(why) = &capture {
@@ -172,8 +171,8 @@ impl Agent {
         tell_systemd(&reloading());
         match load(path) {
             Ok(config) => {
-                let stays = |lane: &LaneHandle| {
-                    config.lanes.iter().any(|other| *other == lane.config && other.settings.start)
+                let stays = |lane: &mut LaneHandle| {
+                    config.lanes.iter().any(|other| other.settings.start && lane.adopt(other))
                 };
                 let mut gone = Vec::new();
                 self.lanes().retain_mut(|lane| {

@@ -13,6 +13,7 @@ use super::status::{Phase, Snapshot};
 use super::worker::{Retry, Watched, Worker};
 use crate::capture::{Begin, Capture, Dirty, Gap, take_in};
 use crate::config::{EngineChoice, Every, LaneConfig};
+use crate::cut::Cuts;
 use crate::cycle::{CycleOptions, CycleReport, Progress};
 use crate::error::{Error, Result};
 use crate::journal::{Boot, Calls, Health, Journal, Limits, Opening, Past, Replay, Stop, Want};
@@ -62,6 +63,7 @@ pub struct LaneHandle {
     commands: Sender<Command>,
     snapshot: Arc<Mutex<Snapshot>>,
     progress: Arc<Progress>,
+    limits: Arc<transfer::Limits>,
     /// Dropped to end the thread.
     stop: Option<Sender<()>>,
     thread: std::thread::JoinHandle<()>,
@@ -101,12 +103,14 @@ impl LaneHandle {
         let (commands, received) = bounded(COMMANDS_MAX);
         let (stop, stopped) = bounded(0);
         let progress = Arc::new(Progress::default());
+        let limits = Arc::new(transfer::Limits::new(config.settings.rates()));
         let mut this = Thread {
             config: config.clone(),
             capture,
             state,
             snapshot: snapshot.clone(),
             progress: progress.clone(),
+            limits: limits.clone(),
             commands: received,
             stopped,
             worker: None,
@@ -118,7 +122,7 @@ impl LaneHandle {
         };
         let name = format!("lane {}", config.name);
         let thread = std::thread::Builder::new().name(name).spawn(move || this.run())?;
-        Ok(Self { config, commands, snapshot, progress, stop: Some(stop), thread })
+        Ok(Self { config, commands, snapshot, progress, limits, stop: Some(stop), thread })
     }
 
     /// What it said last.
@@ -137,6 +141,19 @@ impl LaneHandle {
                 self.config.name
             )
         })
+    }
+
+    /// Takes over what `config` says, if that needs no new thread: limits are in force from now on, for the cycle under
+    /// way as well. False when more than that is different.
+    pub fn adopt(&mut self, config: &LaneConfig) -> bool {
+        if !self.config.differs_in_limits_alone(config) {
+            return false;
+        }
+        if self.config.settings.rates() != config.settings.rates() {
+            self.limits.set(config.settings.rates());
+        }
+        self.config = config.clone();
+        true
     }
 
     /// Tells the thread to end; a cycle under way begins nothing more.
@@ -161,6 +178,7 @@ struct Thread {
     state: Arc<StateDir>,
     snapshot: Arc<Mutex<Snapshot>>,
     progress: Arc<Progress>,
+    limits: Arc<transfer::Limits>,
     commands: Receiver<Command>,
     stopped: Receiver<()>,
     /// Nothing while volume or mirror are not open.
@@ -274,13 +292,15 @@ impl Thread {
     fn open(&mut self) -> Result<()> {
         let volume = crate::cli::open_volume(&self.config.volume.to_string())?;
         crate::cli::apart(&volume.path, &self.config.mirror)?;
-        let (lane, tenure) = Lane::open_writer(&self.state, &self.config.mirror, Ownership::Ours)?;
+        let (mut lane, tenure) = Lane::open_writer(&self.state, &self.config.mirror, Ownership::Ours)?;
+        lane.ledger.limits = self.limits.clone();
         let watched = self.watch(&lane, &volume)?;
         let options = self.options(lane.ledger.root.pinned().kind().may_hang());
         let window = self.config.settings.delete_window;
         let mut worker = Worker::new(lane, tenure, volume, options, watched, window)?;
         worker.progress = self.progress.clone();
         worker.journal = self.journal.as_ref().map(Journal::appender);
+        worker.cuts = Cuts::of(&self.config, &worker.volume.path);
         let mut snapshot = lock(&self.snapshot);
         snapshot.error = None;
         snapshot.next_try = None;
@@ -418,6 +438,7 @@ impl Thread {
             in_flight: settings.in_flight,
             excludes: settings.excludes.clone(),
             walkers: std::thread::available_parallelism().map_or(2, |n| n.get().min(8)),
+            limits: self.limits.clone(),
             full: false,
         }
     }

@@ -9,6 +9,7 @@ use proto::{ExceptionClass, Generation, Note, RelPath};
 use super::members::{Members, Polled};
 use crate::capture::{Capture, Dirty, Gap, OpenFiles, Resolved, Target, inode, resolve};
 use crate::config::Excludes;
+use crate::cut::{Cuts, Extent, Held};
 use crate::cycle::{Again, Cycle, CycleOptions, CycleReport, Made, Progress, Scope, Silent, Watch};
 use crate::error::{Error, Result};
 use crate::index::View;
@@ -49,6 +50,8 @@ pub struct Worker {
     pub journal: Option<Appender>,
     /// Time over which deletions are summed.
     pub delete_window: Duration,
+    /// What is done around its cuts.
+    pub cuts: Option<Cuts>,
     deleted: VecDeque<(Instant, u64)>,
     /// Names that are not in the mirror as they are in the volume, because deletions are halted or because they changed
     /// while a cycle was at them.
@@ -85,6 +88,7 @@ impl Worker {
             watched,
             journal: None,
             delete_window,
+            cuts: None,
             deleted: VecDeque::new(),
             again: Again::default(),
             trash_is_left: true,
@@ -100,6 +104,30 @@ impl Worker {
     /// # Errors
     /// Those of [`Cycle::run`]; what was to be looked at is to be looked at still.
     pub fn cycle(&mut self, retry: Retry, now: Instant) -> Result<Option<CycleReport>> {
+        let mut held = match self.cuts.is_some() {
+            true => match self.extent(retry)? {
+                None => return Ok(None),
+                Some(extent) => self.cuts.as_mut().map(|cuts| cuts.begin(extent)).transpose()?.flatten(),
+            },
+            false => None,
+        };
+        let result = self.cut(retry, now, held.as_mut());
+        if let Some(held) = held {
+            held.finish();
+        }
+        result
+    }
+
+    /// How much there is to be done; nothing when there is nothing. What was touched is left where it is: what is done
+    /// around a cut has to begin before that is taken.
+    fn extent(&mut self, retry: Retry) -> Result<Option<Extent>> {
+        let Some(work) = self.gather(retry)? else { return Ok(None) };
+        self.put_back(work.taken);
+        Ok(Some(work.resolved.map_or(Extent::Whole, |resolved| Extent::Names(resolved.names.len()))))
+    }
+
+    /// Takes out what is to be looked at; nothing when there is nothing.
+    fn gather(&mut self, retry: Retry) -> Result<Option<Work>> {
         // First who has what open, then the events: of whoever is found, they say how it came to be in the volume.
         let Polled { mut silent, changed } = self.members.poll(&self.lane.index.view()?, &self.volume)?;
         let (mut taken, ticket) = self.take()?;
@@ -131,7 +159,12 @@ impl Worker {
             }
         }
         tracing::debug!(volume = %self.volume.given, gap = ?taken.whole(), names = ?resolved.as_ref().map(|r| &r.names), "cycle");
-        match self.run(resolved.as_ref(), &silent, now) {
+        Ok(Some(Work { taken, ticket, resolved, silent }))
+    }
+
+    fn cut(&mut self, retry: Retry, now: Instant, held: Option<&mut Held>) -> Result<Option<CycleReport>> {
+        let Some(Work { taken, ticket, resolved, silent }) = self.gather(retry)? else { return Ok(None) };
+        match self.run(resolved.as_ref(), &silent, now, held) {
             Ok(report) => {
                 self.members.cleaned(&report.cleaned);
                 if let (Some(resolved), false) = (resolved, report.astray.is_empty())
@@ -274,7 +307,13 @@ impl Worker {
         }
     }
 
-    fn run(&mut self, resolved: Option<&Resolved>, silent: &Silent, now: Instant) -> Result<CycleReport> {
+    fn run(
+        &mut self,
+        resolved: Option<&Resolved>,
+        silent: &Silent,
+        now: Instant,
+        held: Option<&mut Held>,
+    ) -> Result<CycleReport> {
         while self.deleted.front().is_some_and(|(at, _)| now.duration_since(*at) > self.delete_window) {
             self.deleted.pop_front();
         }
@@ -288,6 +327,7 @@ impl Worker {
                 members: &self.members,
                 volume: &self.volume,
                 view: self.lane.index.view()?,
+                held,
             }),
             Watched::Walked => None,
         };
@@ -325,6 +365,16 @@ impl Worker {
     }
 }
 
+/// What one cycle is about.
+struct Work {
+    taken: Dirty,
+    /// Place in the journal behind all that was taken.
+    ticket: Option<Ticket>,
+    /// Nothing when all of the volume is looked at.
+    resolved: Option<Resolved>,
+    silent: Silent,
+}
+
 /// Whether a cycle looks at the quarantined paths again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
@@ -343,9 +393,23 @@ struct Since<'a> {
     volume: &'a Volume,
     /// The index as the cycle found it.
     view: View,
+    /// What is held around the cut.
+    held: Option<&'a mut Held>,
 }
 
 impl Watch for Since<'_> {
+    fn planned(&mut self, bytes: Option<u64>) {
+        if let Some(held) = &mut self.held {
+            held.planned(bytes);
+        }
+    }
+
+    fn has_read(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.has_read();
+        }
+    }
+
     fn was_touched(&mut self, made: Made<'_>) -> Result<bool> {
         // Members first: who leaves the set later sends an event.
         if self.members.were_touched(&self.view, self.volume, &mut *made)? {

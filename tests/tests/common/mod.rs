@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test target uses its own part of it")]
 
 pub mod crash;
+pub mod host;
 pub mod loopfs;
 
 use std::path::{Path, PathBuf};
@@ -69,6 +70,7 @@ pub fn options() -> CycleOptions {
         in_flight: 4,
         excludes: agent::config::Excludes::default(),
         walkers: 1,
+        limits: Default::default(),
         full: false,
     }
 }

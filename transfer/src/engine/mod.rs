@@ -11,9 +11,10 @@ use sys::SysError;
 use sys::meta::XattrsRead;
 
 use crate::error::{CopyError, EngineError};
-use crate::flight::{Base, Landed, Plan};
+use crate::flight::{Act, Base, Landed, Plan};
 use crate::hash::BLOCK;
 use crate::job::{Copied, CopyJob, Durability, Feed, How, Next, Options, Outcome, Side, Stats, Writers};
+use crate::throttle::Cost;
 use crate::window::Window;
 
 /// How often `abort` is polled while nothing happens.
@@ -83,6 +84,39 @@ fn pull(feed: &mut dyn Feed, window: &mut Window) -> Option<(u64, crate::Job)> {
             window.end();
             None
         }
+    }
+}
+
+/// What a call costs: most make one thing in the target; one that sends content pays for that itself.
+const CALL: Cost = Cost::ops(1);
+
+/// What an act costs the target. Reading the source is free, and so is what its own file system copies.
+fn cost(act: &Act) -> Cost {
+    match act {
+        Act::Open | Act::NextData { .. } | Act::Read { .. } | Act::Hash { .. } | Act::Look { .. } => {
+            Cost::FREE
+        }
+        Act::Create { .. }
+        | Act::Clear
+        | Act::OpenBase
+        | Act::CopyRange { .. }
+        | Act::Truncate { .. }
+        | Act::Dress { .. }
+        | Act::Sync
+        | Act::Close
+        | Act::Unlink => Cost::ops(1),
+        Act::Write { len, .. } => Cost::write(*len),
+    }
+}
+
+/// The act, but of a write only what is one operation under the limits: the flight goes on with the rest, as it does
+/// after any short write.
+fn cut(act: Act, options: &Options) -> Act {
+    match act {
+        Act::Write { slot, at, len, offset } => {
+            Act::Write { slot, at, len: options.limits.piece(len), offset }
+        }
+        other => other,
     }
 }
 

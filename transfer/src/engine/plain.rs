@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use sys::meta::XattrsRead;
 use sys::{Errno, SysError};
 
-use super::{ABORT_POLL, CallResult, make_call, outcome, plan, pull};
+use super::{ABORT_POLL, CALL, CallResult, cost, cut, make_call, outcome, plan, pull};
 use crate::acts::{self, SMALL};
 use crate::error::EngineError;
 use crate::flight::{Act, Did, Flight, Poll};
@@ -33,7 +33,13 @@ pub fn run(feed: &mut dyn Feed, options: &Options) -> Result<Stats, EngineError>
                     let options = options.clone();
                     pool.put(move |scratch| Message::Copied(tag, copy(*job, &options, &mut scratch.buffer)))?;
                 }
-                Job::Call(call) => pool.put(move |_| Message::Called(tag, make_call(call)))?,
+                Job::Call(call) => {
+                    let limits = options.limits.clone();
+                    pool.put(move |_| {
+                        limits.wait(CALL);
+                        Message::Called(tag, make_call(call))
+                    })?;
+                }
             }
         }
         if window.is_over() {
@@ -70,7 +76,11 @@ fn copy(job: CopyJob, options: &Options, buffer: &mut Vec<u8>) -> Outcome {
         Hands { job, source: None, target: None, base: None, xattrs: XattrsRead::default(), buffer };
     loop {
         match flight.poll(true) {
-            Poll::Act(act) => flight.did(hands.perform(act)),
+            Poll::Act(act) => {
+                let act = cut(act, options);
+                options.limits.wait(cost(&act));
+                flight.did(hands.perform(act));
+            }
             Poll::Over => return outcome(&hands.job, flight.outcome(), hands.xattrs),
             Poll::NeedsRoom | Poll::Wait => unreachable!("every act is reported before the next poll"),
         }

@@ -3,21 +3,24 @@
 //! The descriptors of a flight are shared (`Arc`) with the operations that use them. The last owner is always the
 //! flight itself, which closes the target through the ring and gives the others to the pool where a close may hang.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use sys::meta::XattrsRead;
 use sys::uring::{Punt, Reply, Request, Ring};
 use sys::{Errno, Stat, SysError};
 
-use super::{ABORT_POLL, CallResult, make_call, outcome, plan, pull, unit};
+use super::{ABORT_POLL, CALL, CallResult, cost, cut, make_call, outcome, plan, pull, unit};
 use crate::acts::{self, Source};
 use crate::buffers::Buffers;
 use crate::error::{CopyError, EngineError};
 use crate::flight::{Act, Did, Flight, Hashed, Poll};
 use crate::job::{CopyJob, Feed, How, Job, Options, Outcome, Side, Stats};
 use crate::pool::Pool;
+use crate::throttle::Cost;
 use crate::window::Window;
 
 /// Blocks of one file on their way at once: one is read while one is hashed and two are written.
@@ -33,7 +36,7 @@ pub fn run(feed: &mut dyn Feed, options: &Options) -> Result<Stats, EngineError>
         while let Some((tag, job)) = pull(feed, &mut window) {
             match job {
                 Job::Copy(job) => engine.start(tag, *job)?,
-                Job::Call(call) => engine.pool.put(move |_| Message::Called(tag, make_call(call)))?,
+                Job::Call(call) => engine.pace(Paced::Call(tag, call))?,
             }
         }
         let mut moved = false;
@@ -74,6 +77,10 @@ struct RingEngine {
     free: Vec<usize>,
     /// Flights that wait for a buffer.
     hungry: VecDeque<usize>,
+    /// What waits for the limits, first come, first served.
+    paced: VecDeque<Paced>,
+    /// When the first of these may go.
+    paced_until: Option<Instant>,
     /// To be reported; `None` for a call that panicked.
     finished: VecDeque<(u64, Option<Outcome>)>,
     call_panicked: bool,
@@ -109,6 +116,12 @@ enum Message {
     Nothing,
 }
 
+/// Something that costs the target something.
+enum Paced {
+    Act(usize, Act),
+    Call(u64, Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>),
+}
+
 impl RingEngine {
     fn new(options: &Options) -> Result<Self, EngineError> {
         let in_flight = options.in_flight.clamp(1, 4096);
@@ -129,6 +142,8 @@ impl RingEngine {
             aloft: Vec::new(),
             free: Vec::new(),
             hungry: VecDeque::new(),
+            paced: VecDeque::new(),
+            paced_until: None,
             finished: VecDeque::new(),
             call_panicked: false,
             stats: Stats::default(),
@@ -160,7 +175,7 @@ impl RingEngine {
 
     /// Takes in all that is there: messages of the pool and replies of the ring. False when there was nothing.
     fn advance(&mut self) -> Result<bool, EngineError> {
-        let mut any = false;
+        let mut any = self.go_on_with_paced()?;
         while let Some(message) = self.pool.take() {
             any = true;
             self.heard(message)?;
@@ -175,7 +190,59 @@ impl RingEngine {
 
     fn wait(&mut self) -> Result<(), EngineError> {
         let pool = &self.pool;
-        self.ring.wait(ABORT_POLL, || pool.has_message()).map_err(EngineError::Ring)
+        let now = Instant::now();
+        let due = self.paced_until.map_or(ABORT_POLL, |until| until.saturating_duration_since(now));
+        self.ring.wait(due.min(ABORT_POLL), || pool.has_message()).map_err(EngineError::Ring)
+    }
+
+    /// Begins something as soon as the limits allow it. What waits blocks nothing else: replies are taken in meanwhile.
+    fn pace(&mut self, paced: Paced) -> Result<(), EngineError> {
+        let is_free = matches!(&paced, Paced::Act(_, act) if cost(act) == Cost::FREE);
+        if is_free || (self.paced.is_empty() && self.may_go(&paced)) {
+            return self.go(paced);
+        }
+        self.paced.push_back(paced);
+        Ok(())
+    }
+
+    fn may_go(&mut self, paced: &Paced) -> bool {
+        let cost = match paced {
+            Paced::Act(_, act) => cost(act),
+            Paced::Call(..) => CALL,
+        };
+        self.paced_until = self.options.limits.take(cost, Instant::now()).err();
+        self.paced_until.is_none()
+    }
+
+    fn go(&mut self, paced: Paced) -> Result<(), EngineError> {
+        match paced {
+            Paced::Act(index, act) => match self.begin(index, act)? {
+                Some(did) => self.did(index, did),
+                None => Ok(()),
+            },
+            Paced::Call(tag, call) => self.pool.put(move |_| Message::Called(tag, make_call(call))),
+        }
+    }
+
+    /// Begins what waited and may go by now. False when that was nothing.
+    fn go_on_with_paced(&mut self) -> Result<bool, EngineError> {
+        let mut any = false;
+        while let Some(paced) = self.paced.pop_front() {
+            if !self.may_go(&paced) {
+                self.paced.push_front(paced);
+                break;
+            }
+            any = true;
+            let index = match &paced {
+                Paced::Act(index, _) => Some(*index),
+                Paced::Call(..) => None,
+            };
+            self.go(paced)?;
+            if let Some(index) = index {
+                self.go_on(index)?;
+            }
+        }
+        Ok(any)
     }
 
     /// Lets a flight do all it can.
@@ -185,9 +252,8 @@ impl RingEngine {
             let Some(aloft) = self.aloft.get_mut(index).and_then(Option::as_mut) else { return Ok(()) };
             match aloft.flight.poll(room) {
                 Poll::Act(act) => {
-                    if let Some(did) = self.begin(index, act)? {
-                        self.did(index, did)?;
-                    }
+                    let act = cut(act, &self.options);
+                    self.pace(Paced::Act(index, act))?;
                 }
                 Poll::NeedsRoom => {
                     if !std::mem::replace(&mut aloft.hungry, true) {

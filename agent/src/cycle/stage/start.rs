@@ -53,8 +53,9 @@ impl Stager<'_> {
                 let (old, writers) = (tail.old.clone(), self.around.silent.writers(stat.ino));
                 let target = (target, proto::names::staged(tail.name).into());
                 let sync = self.around.durability == Durability::PerFile;
+                let limits = self.around.options.limits.clone();
                 let call = move || -> Box<dyn Any + Send> {
-                    Box::new(tail::stage(&source, identity, writers, &old, &target, sync))
+                    Box::new(tail::stage(&source, identity, writers, &old, &target, sync, &limits))
                 };
                 (Doing::Tail(tail), Job::Call(Box::new(call)))
             }
