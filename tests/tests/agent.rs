@@ -379,19 +379,6 @@ fn a_changed_configuration_is_read_at_a_signal() {
     host.assert_equal("reloaded");
 }
 
-/// A setting that nothing obeys yet is refused, not taken for granted.
-#[test]
-fn what_is_not_obeyed_yet_is_refused() {
-    if !require(&NEEDS) {
-        return;
-    }
-    for line in ["freeze = true", "bandwidth = \"1MiB/s\"", "iops = 100", "hooks = { pre = \"/bin/true\" }"] {
-        let host = Host::new(&["blue"], line);
-        let ran = host.ask(&["run", "--config", host.config().to_str().unwrap()]).expect(1);
-        ran.says("is known to this version and not obeyed yet");
-    }
-}
-
 #[test]
 fn only_root_may_act_and_a_second_agent_is_refused() {
     if !require(&NEEDS) {

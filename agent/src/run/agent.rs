@@ -13,7 +13,7 @@ use proto::LaneName;
 
 use super::lane::{Chain, Command, Flushed, LaneHandle};
 use crate::capture::Capture;
-use crate::config::{Config, Settings};
+use crate::config::Config;
 use crate::control::{Acted, AgentStatus, Answer, Ask, Request, Server, serve};
 use crate::error::{Error, Exit, Result};
 use crate::state::StateDir;
@@ -71,23 +71,6 @@ pub fn run(config_path: &Path) -> Result<Exit> {
 
 fn load(path: &Path) -> Result<Config> {
     let (config, report) = Config::load(path)?;
-    for lane in &config.lanes {
-        let Settings { bandwidth, iops, freeze, hooks, .. } = &lane.settings;
-        let set = [
-            ("bandwidth", bandwidth.is_some()),
-            ("iops", iops.is_some()),
-            ("freeze", *freeze),
-            ("hooks", hooks.pre.is_some() || hooks.post.is_some()),
-        ];
-        // Better refused than believed to be in force.
-        if let Some((key, _)) = set.iter().find(|(_, is_set)| *is_set) {
-            return Err(Error::Agent(format!(
-                "{}: `{key}` is known to this version and not obeyed yet: leave it out of {}",
-                lane.name,
-                path.display()
-            )));
-        }
-    }
     if !report.problems.is_empty() {
         tracing::warn!("{report}");
     }

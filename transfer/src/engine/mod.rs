@@ -93,9 +93,12 @@ const CALL: Cost = Cost::ops(1);
 /// What an act costs the target. Reading the source is free, and so is what its own file system copies.
 fn cost(act: &Act) -> Cost {
     match act {
-        Act::Open | Act::NextData { .. } | Act::Read { .. } | Act::Hash { .. } | Act::Look { .. } => {
-            Cost::FREE
-        }
+        Act::Open
+        | Act::Clean
+        | Act::NextData { .. }
+        | Act::Read { .. }
+        | Act::Hash { .. }
+        | Act::Look { .. } => Cost::FREE,
         Act::Create { .. }
         | Act::Clear
         | Act::OpenBase
