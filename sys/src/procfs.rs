@@ -45,6 +45,11 @@ pub struct Scanner {
     buffer: WalkBuffer,
     names: Vec<Vec<u8>>,
     text: Vec<u8>,
+    /// Processes, by their names of up to 15 bytes in `/proc/PID/comm`, that may refuse to be looked at and are taken to
+    /// write to nothing.
+    pub harmless: Vec<String>,
+    /// Name and number of a process that refused in the last scan and is not one of those.
+    pub refused: Option<(String, u32)>,
 }
 
 impl Scanner {
@@ -60,12 +65,23 @@ impl Scanner {
         let mut pids: Vec<u32> = Vec::new();
         proc.read(&mut self.buffer, |entry| pids.extend(number(entry.name)))?;
         let mut all = true;
+        self.refused = None;
         for pid in pids.into_iter().filter(|pid| *pid != own) {
-            let seen = proc.open_dir(pid.to_string().as_bytes()).and_then(|at| self.process(&at, each));
-            all &= is_told(&seen);
+            let Ok(at) = proc.open_dir(pid.to_string().as_bytes()) else { continue };
+            let seen = self.process(&at, each);
+            all &= is_told(&seen) || self.is_harmless(&at, pid);
         }
         all &= is_told(&self.loops(each));
         Ok(if all { Seen::All } else { Seen::Part })
+    }
+
+    fn is_harmless(&mut self, at: &Dir, pid: u32) -> bool {
+        let name = comm(at);
+        let is_harmless = self.harmless.contains(&name);
+        if !is_harmless {
+            self.refused.get_or_insert((name, pid));
+        }
+        is_harmless
     }
 
     fn process(&mut self, at: &Dir, each: &mut dyn FnMut(Writable)) -> Result<(), SysError> {
@@ -192,6 +208,16 @@ fn open_for_writing(links: &Dir, name: &[u8]) -> Result<Option<Stat>, SysError> 
         Err(errno) => return Err(SysError::new("look at what is open as", name, errno)),
     };
     Ok((stat.kind == FileKind::File && stat.nlink > 0).then_some(stat))
+}
+
+/// What a process is called; nothing if that cannot be read.
+fn comm(at: &Dir) -> String {
+    let flags = rfs::OFlags::RDONLY | rfs::OFlags::CLOEXEC;
+    let mut name = String::new();
+    if let Ok(file) = rfs::openat(at, "comm", flags, rfs::Mode::empty()) {
+        let _ = std::fs::File::from(file).read_to_string(&mut name);
+    }
+    name.trim_end_matches('\n').to_owned()
 }
 
 /// The process, descriptor, mapping or device is not there any more.

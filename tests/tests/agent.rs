@@ -16,7 +16,7 @@ use harness::docker::Engine;
 use harness::gate::{Need, require};
 use harness::lab::{Seen, wait_until};
 use harness::ops::Workload;
-use harness::product::{Product, Ran};
+use harness::product::{Product, Ran, agent_table};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -37,7 +37,7 @@ impl Host {
         let disk = LoopFs::ext4("2G");
         let base = disk.path().to_owned();
         std::fs::set_permissions(&base, PermissionsExt::from_mode(0o700)).unwrap();
-        let mut text = format!("[defaults]\n{more}\n");
+        let mut text = format!("{}[defaults]\n{more}\n", agent_table());
         for lane in lanes {
             std::fs::create_dir_all(base.join("volumes").join(lane)).unwrap();
             std::fs::create_dir_all(base.join("store")).unwrap();
@@ -289,7 +289,7 @@ fn what_the_configuration_leaves_out_stays_out_and_makes_no_cut_fuzzy() {
     host.flush();
     let status = host.lane_status("blue");
     assert_eq!(status["generation"].as_u64(), generation, "nothing that is replicated changed");
-    assert_eq!(status["cut"], "exact");
+    assert_eq!(status["cut"], "exact", "{}", host.log());
     assert_eq!(status["left_out"], 2);
 }
 
@@ -386,7 +386,8 @@ fn only_root_may_act_and_a_second_agent_is_refused() {
     }
     let mut host = Host::new(&["blue"], "");
     let config = std::fs::read_to_string(host.config()).unwrap();
-    std::fs::write(host.config(), format!("[agent]\nstatus_group = \"nogroup\"\n{config}")).unwrap();
+    std::fs::write(host.config(), config.replace("[agent]\n", "[agent]\nstatus_group = \"nogroup\"\n"))
+        .unwrap();
     host.start();
     host.flush();
     let second = host.ask(&["run", "--config", host.config().to_str().unwrap()]).expect(1);

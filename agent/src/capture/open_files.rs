@@ -40,6 +40,8 @@ pub struct Scan {
     devices: HashMap<(u32, u32), WSet>,
     /// All processes and loop devices could be looked at.
     pub complete: bool,
+    /// A process that did not let itself be looked at, and its number.
+    pub refused: Option<(String, u32)>,
     /// How long it took.
     pub took: Duration,
 }
@@ -57,7 +59,12 @@ impl Scan {
             let kind = if file.mapped { &mut set.mapped } else { &mut set.open };
             kind.insert(file.ino);
         })?;
-        Ok(Self { devices, complete: seen == Seen::All, took: begun.elapsed() })
+        Ok(Self {
+            devices,
+            complete: seen == Seen::All,
+            refused: scanner.refused.take(),
+            took: begun.elapsed(),
+        })
     }
 
     /// Members on the device that `stat` reports for the root of a volume. On btrfs that is its subvolume.
@@ -103,6 +110,7 @@ struct Shared {
 struct State {
     /// Scans that were begun.
     begun: u64,
+    harmless: Vec<String>,
     /// The last one that ended, and its number.
     last: Option<(u64, Result<Arc<Scan>, SysError>)>,
 }
@@ -117,21 +125,29 @@ impl OpenFiles {
     /// Starts the thread. It ends with the last owner, after the scan under way.
     pub fn start() -> Arc<Self> {
         let mut scanner = Scanner::default();
-        Self::start_with(move || Scan::now(&mut scanner))
+        Self::start_with(move |harmless| {
+            scanner.harmless = harmless;
+            Scan::now(&mut scanner)
+        })
     }
 
-    fn start_with(mut scan: impl FnMut() -> Result<Scan, SysError> + Send + 'static) -> Arc<Self> {
+    /// Processes, by their names of up to 15 bytes, that may hide what they have open: they are taken to write to nothing.
+    pub fn set_harmless(&self, names: Vec<String>) {
+        self.shared.lock().harmless = names;
+    }
+
+    fn start_with(mut scan: impl FnMut(Vec<String>) -> Result<Scan, SysError> + Send + 'static) -> Arc<Self> {
         let (ask, asked) = bounded(1);
         let shared = Arc::new(Shared::default());
         let theirs = shared.clone();
         let work = move || {
             while asked.recv().is_ok() {
-                let number = {
+                let (number, harmless) = {
                     let mut state = theirs.lock();
                     state.begun += 1;
-                    state.begun
+                    (state.begun, state.harmless.clone())
                 };
-                let result = scan().map(Arc::new);
+                let result = scan(harmless).map(Arc::new);
                 theirs.lock().last = Some((number, result));
                 theirs.done.notify_all();
             }
@@ -185,7 +201,7 @@ mod tests {
         let mut count = 0;
         let files = {
             let (begin, end) = (begin.clone(), end.clone());
-            OpenFiles::start_with(move || {
+            OpenFiles::start_with(move |_| {
                 count += 1;
                 if count == 1 {
                     begin.wait();

@@ -93,6 +93,11 @@ pub const JOURNAL_MAX: Key<SizeKind> = key(
     SizeKind { default: Bytes(1 << 30), min: Bytes(16 << 20), max: Bytes(1 << 40) },
     "Most that the journals of all lanes take on the local disk; beyond it the oldest becomes a gap, which costs a walk",
 );
+pub const NOT_WRITERS: Key<ListKind> = key(
+    "not_writers",
+    ListKind { range: "names of processes, as in /proc/PID/comm", max: 64 },
+    "Processes that hide what they have open even from root, and are known to write to no volume; of others every cut is called fuzzy",
+);
 pub const LOG: Key<WordKind<LogLevel>> = key(
     "log",
     WordKind(&[
@@ -235,6 +240,7 @@ pub fn rows() -> Vec<Row> {
     vec![
         row(Agent, &HOST),
         row(Agent, &STATUS_GROUP),
+        row(Agent, &NOT_WRITERS),
         row(Agent, &JOURNAL_MAX),
         row(Agent, &LOG),
         row(Lane, &TEAM),

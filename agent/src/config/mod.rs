@@ -55,6 +55,8 @@ pub struct AgentConfig {
     pub host: Option<String>,
     /// Group that may read the control socket; nothing means root alone.
     pub status_group: Option<String>,
+    /// Processes that hide what they have open and write to no volume, by their names of up to 15 bytes.
+    pub not_writers: Vec<String>,
     /// Most that the journals take.
     pub journal_max: Bytes,
     /// What is logged.

@@ -107,6 +107,11 @@ fn agent(table: &Table<'_>, problems: &mut Problems) -> AgentConfig {
     AgentConfig {
         host: read(&tables, &keys::HOST, problems).value,
         status_group: read(&tables, &keys::STATUS_GROUP, problems).value,
+        not_writers: read(&tables, &keys::NOT_WRITERS, problems)
+            .value
+            .into_iter()
+            .map(|name| name.value)
+            .collect(),
         journal_max: read(&tables, &keys::JOURNAL_MAX, problems).value,
         log: read(&tables, &keys::LOG, problems).value,
     }

@@ -45,6 +45,7 @@ pub fn run(config_path: &Path) -> Result<Exit> {
     let group = group_id(config.agent.status_group.as_deref())?;
     let agent = Arc::new(Agent { begun: Instant::now(), capture, state, lanes: Mutex::new(Vec::new()) });
     let socket = serve(&crate::control::socket_path(), group, agent.clone())?;
+    agent.trust(&config);
     agent.apply(&config)?;
     tell_systemd(&[sd_notify::NotifyState::Ready]);
     tracing::info!(lanes = config.lanes.len(), "the agent runs");
@@ -136,6 +137,12 @@ impl Agent {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn trust(&self, config: &Config) {
+        if let Ok(capture) = &self.capture {
+            capture.open_files().set_harmless(config.agent.not_writers.clone());
+        }
+    }
+
     /// Begins what the configuration has and does not run yet.
     fn apply(&self, config: &Config) -> Result<()> {
         let mut lanes = self.lanes();
@@ -154,6 +161,7 @@ impl Agent {
         tell_systemd(&reloading());
         match load(path) {
             Ok(config) => {
+                self.trust(&config);
                 let stays = |lane: &mut LaneHandle| {
                     config.lanes.iter().any(|other| other.settings.start && lane.adopt(other))
                 };

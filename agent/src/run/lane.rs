@@ -268,9 +268,11 @@ impl Thread {
                 Err(error) => {
                     let pause = super::core::back_off(failures);
                     failures += 1;
-                    self.failed(&error, Instant::now() + pause);
+                    // Once: who asks again and again must not put it off.
+                    let due = Instant::now() + pause;
+                    self.failed(&error, due);
                     loop {
-                        match self.wait(Some(Instant::now() + pause)) {
+                        match self.wait(Some(due)) {
                             Woken::Stopped => return None,
                             Woken::Due => break,
                             Woken::Asked(Command::Pause) => self.paused = true,
@@ -514,7 +516,9 @@ impl Thread {
                 }
                 let (is_partial, is_quarantined) = match &report {
                     Some(report) => {
-                        let is_partial = !report.astray.is_empty() || !report.withheld.is_empty();
+                        let is_partial = !report.astray.is_empty()
+                            || !report.withheld.is_empty()
+                            || !report.again.is_empty();
                         (is_partial, report.totals.quarantined > 0)
                     }
                     None => {

@@ -18,6 +18,8 @@ pub struct Members {
     set: WSet,
     /// The last scan did not say it all.
     untold: bool,
+    /// Which process hid from it, and was told of.
+    refused: Option<(String, u32)>,
     /// Mapped files that were read with their pages cleaned, and have been mapped ever since.
     cleaned: HashSet<u64>,
     /// What each looked like at the last poll.
@@ -47,6 +49,7 @@ impl Members {
             open_files,
             set: WSet::default(),
             untold: true,
+            refused: None,
             cleaned: HashSet::new(),
             seen: HashMap::new(),
             writing: Vec::new(),
@@ -111,6 +114,11 @@ impl Members {
     fn take(&mut self, scan: &Scan, volume: &Volume) {
         self.set = scan.of(volume.stat.dev);
         self.untold = !scan.complete;
+        if let Some((name, pid)) = scan.refused.as_ref().filter(|_| self.refused != scan.refused) {
+            tracing::warn!(pid, process = %name, volume = %volume.given, "a process hides what it has open: cuts are called \
+                fuzzy. If it writes to no volume, name it in not_writers");
+        }
+        self.refused.clone_from(&scan.refused);
         // Who was away may have come back with other mappings.
         let mapped = &self.set.mapped;
         self.cleaned.retain(|ino| mapped.contains(ino));

@@ -413,11 +413,11 @@ impl Watch for Since<'_> {
     fn was_touched(&mut self, made: Made<'_>) -> Result<bool> {
         // Members first: who leaves the set later sends an event.
         if self.members.were_touched(&self.view, self.volume, &mut *made)? {
-            return Ok(true);
+            return fuzzy("a file that is open for writing");
         }
         // Not known: called fuzzy. The next cycle meets the same error and says it.
         if self.capture.drain().is_err() {
-            return Ok(true);
+            return fuzzy("events cannot be read");
         }
         // What is left out may be busy without end: it is no change of what is replicated.
         let is_excluded = !self.excludes.is_empty()
@@ -434,12 +434,21 @@ impl Watch for Since<'_> {
             .target
             .peek(|dirty| Some(dirty.only_objects()?.filter_map(|key| inode(self.target, key)).collect()));
         // Link counts of files in other places say nothing.
-        let Some(objects) = objects else { return Ok(true) };
+        let Some(objects) = objects else { return fuzzy("names were touched") };
         for ino in &objects {
             if !self.view.names_of(*ino)?.is_empty() {
-                return Ok(true);
+                return fuzzy("a file was touched");
             }
         }
-        Ok(!objects.is_empty() && !made(&objects)?.is_empty())
+        match objects.is_empty() || made(&objects)?.is_empty() {
+            true => Ok(false),
+            false => fuzzy("a file that was staged was touched"),
+        }
     }
+}
+
+/// What was touched since, and why that is said.
+fn fuzzy(why: &str) -> Result<bool> {
+    tracing::debug!(why, "the cut is fuzzy");
+    Ok(true)
 }

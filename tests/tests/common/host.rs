@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use harness::compare::{Options, compare};
 use harness::lab::{Seen, wait_until};
-use harness::product::{Product, Ran};
+use harness::product::{Product, Ran, agent_table};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -46,7 +46,8 @@ impl Host {
 
     pub fn configure(&self, more: &str) {
         let text = format!(
-            "[[lane]]\nteam = \"team\"\nenv = \"blue\"\nvolume = \"{}\"\nmirror = \"{}\"\n{more}\n",
+            "{}[[lane]]\nteam = \"team\"\nenv = \"blue\"\nvolume = \"{}\"\nmirror = \"{}\"\n{more}\n",
+            agent_table(),
             self.source,
             self.mirror().display()
         );
