@@ -229,6 +229,33 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd), SysError> {
     rustix::pipe::pipe_with(flags).map_err(ctx("pipe", b""))
 }
 
+/// Memory of `len` bytes with a descriptor, which nobody can make shorter or longer any more.
+///
+/// # Errors
+/// `EMFILE`, `ENOMEM`.
+pub fn memory(name: &std::ffi::CStr, len: u64) -> Result<OwnedFd, SysError> {
+    let failed = |errno| SysError::new("make memory called", name.to_bytes(), errno);
+    let flags = rfs::MemfdFlags::CLOEXEC | rfs::MemfdFlags::ALLOW_SEALING;
+    let fd = rfs::memfd_create(name, flags).map_err(failed)?;
+    rfs::ftruncate(&fd, len).map_err(failed)?;
+    rfs::fcntl_add_seals(&fd, memory_seals()).map_err(failed)?;
+    Ok(fd)
+}
+
+/// Makes sure that `fd` is such memory: a mapping of it can be used without fear of a signal.
+///
+/// # Errors
+/// `EINVAL` when it is not.
+pub fn check_memory(fd: &OwnedFd, len: u64) -> Result<(), SysError> {
+    let is_it = rfs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(memory_seals()))
+        && stat(fd, b"memory").is_ok_and(|stat| stat.size == len);
+    if is_it { Ok(()) } else { Err(SysError::new("take over", b"memory", Errno::INVAL)) }
+}
+
+fn memory_seals() -> rfs::SealFlags {
+    rfs::SealFlags::SHRINK | rfs::SealFlags::GROW | rfs::SealFlags::SEAL
+}
+
 /// Puts one byte into a pipe, if there is room: enough to wake.
 pub fn write_pipe(fd: impl AsFd) -> Result<(), SysError> {
     match rustix::io::write(fd, b"!") {

@@ -61,6 +61,21 @@ impl SharedMap {
         }
     }
 
+    /// Reads from `fd` into the mapping, `len` bytes at most: what the kernel takes out of a queue is in it at once.
+    ///
+    /// # Errors
+    /// The kernel's errno.
+    ///
+    /// # Panics
+    /// When they do not fit into the mapping.
+    pub fn read_from(&mut self, fd: impl AsFd, offset: usize, len: usize) -> Result<usize, Errno> {
+        self.check(offset, len);
+        // SAFETY: the kernel writes into the range, which lies in the mapping, as just checked; no reference into it exists.
+        let n = unsafe { libc::read(fd.as_fd().as_raw_fd(), self.at.cast::<u8>().add(offset).cast(), len) };
+        usize::try_from(n)
+            .map_err(|_| Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+    }
+
     fn check(&self, offset: usize, len: usize) {
         assert!(offset.checked_add(len).is_some_and(|end| end <= self.len), "beyond the mapping");
     }

@@ -5,9 +5,8 @@
 mod common;
 
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::host::{Host, WAIT};
@@ -264,100 +263,6 @@ fn post_is_run_though_the_keeper_was_killed() {
     wait_until("post was run", WAIT, || Ok(Seen::when(ran(&host).starts_with("pre post "), || ran(&host))))
         .unwrap();
     assert!(host.log().contains("the keeper of a cut is gone"), "{}", host.log());
-    host.assert_equal();
-}
-
-/// As systemd does it: takes the descriptors that it is sent to keep.
-struct Store {
-    socket: std::os::unix::net::UnixDatagram,
-}
-
-impl Store {
-    fn at(path: &Path) -> Self {
-        let socket = std::os::unix::net::UnixDatagram::bind(path).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        Self { socket }
-    }
-
-    /// The next descriptor of that name; nothing when none came for a while after READY.
-    fn kept(&self, name: &str) -> Option<OwnedFd> {
-        let mut ready = false;
-        let end = Instant::now() + WAIT;
-        loop {
-            let (text, fd) = self.next();
-            match (text, fd) {
-                (Some(text), Some(fd))
-                    if text.contains("FDSTORE=1") && text.contains(&format!("FDNAME={name}")) =>
-                {
-                    return Some(fd);
-                }
-                (Some(text), _) => ready |= text.contains("READY=1"),
-                (None, _) if ready => return None,
-                (None, _) => assert!(Instant::now() < end, "the agent does not say that it is ready"),
-            }
-        }
-    }
-
-    fn next(&self) -> (Option<String>, Option<OwnedFd>) {
-        use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut text = [0; 4096];
-        let mut slices = [std::io::IoSliceMut::new(&mut text)];
-        let Ok(message) = recvmsg(&self.socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) else {
-            return (None, None);
-        };
-        let fd = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        });
-        (Some(String::from_utf8_lossy(&text[..message.bytes]).into_owned()), fd)
-    }
-}
-
-/// With a queue that is not given to systemd, or not taken back, nothing is kept; with the boot not looked at, the last
-/// agent takes one that is not its own.
-#[test]
-fn the_kernels_queue_outlives_the_agent() {
-    if !require(&NEEDS) {
-        return;
-    }
-    const NAME: &str = "tidegate-fanotify";
-    let mut host = Host::new("");
-    let store = Store::at(&host.at("notify"));
-    host.product.env.push(("NOTIFY_SOCKET".to_owned(), host.at("notify").display().to_string()));
-    host.start();
-    let queue = store.kept(NAME).expect("the queue is given to be kept");
-    host.flush();
-    host.kill();
-    fs::write(host.volume().join("between"), "while the agent was down").unwrap();
-
-    let restart = |host: &mut Host| {
-        let again =
-            "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=tidegate-fanotify exec \"$@\"";
-        let mut command = Command::new("sh");
-        command.args(["-c", again, "sh"]).arg(program()).arg("run").arg("--config").arg(host.config());
-        command.env("TIDEGATE_STATE_DIR", &host.product.state);
-        command.envs(host.product.env.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::from(queue.try_clone().unwrap()));
-        host.start_as(command);
-    };
-    restart(&mut host);
-    assert!(store.kept(NAME).is_none(), "it is kept already");
-    assert!(host.log().contains("was kept while the agent was down"), "{}", host.log());
-    host.flush();
-    host.assert_equal();
-    fs::write(host.volume().join("after"), "by the same queue").unwrap();
-    host.flush();
-    assert_eq!(host.lane()["capture"], "fanotify");
-    host.assert_equal();
-    host.kill();
-
-    fs::write(host.product.state.join("fanotify-boot"), "another boot").unwrap();
-    restart(&mut host);
-    assert!(store.kept(NAME).is_some(), "a new one is given to be kept");
-    assert!(host.log().contains("is of another boot"), "{}", host.log());
-    host.flush();
     host.assert_equal();
 }
 

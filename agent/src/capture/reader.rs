@@ -1,9 +1,10 @@
 //! From the kernel's queue to the dirty sets of the lanes.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sys::fanotify::{Event, Events, Group, Mask, Place, Queue, handle};
@@ -14,6 +15,7 @@ use proto::{Hint, Note};
 use super::dirty::{Dirty, Gap, Key};
 use super::notes;
 use super::open_files::OpenFiles;
+use super::spool::{Left, READ_BYTES, Spool};
 use crate::journal::{Appender, Ticket, Want};
 
 /// Waited behind the first event of a quiet time, so that the kernel can merge what belongs together: 100,000 small files are
@@ -22,9 +24,6 @@ const GATHER: Duration = Duration::from_millis(5);
 
 /// How often the reading thread shows that it lives when there is nothing to read.
 const BEAT: Duration = Duration::from_secs(1);
-
-/// Bytes of one read.
-const READ_BYTES: usize = 256 << 10;
 
 /// Directories whose side is remembered; beyond that the memory starts anew.
 const SIDES_MAX: usize = 1 << 20;
@@ -71,6 +70,9 @@ struct State {
     /// There were too many to be kept.
     elsewhere_lost: bool,
     relinked: Relinked,
+    /// What is queued was done while nobody kept account of links: of everything that is written to elsewhere it has to be
+    /// asked whether it is in the volume, until the next [`Target::take`].
+    forgotten: bool,
 }
 
 /// With what a volume begins.
@@ -79,6 +81,8 @@ pub struct Begin {
     pub dirty: Dirty,
     /// Where everything is noted.
     pub journal: Option<Appender>,
+    /// What is not in `dirty` is in the queue of a group that [goes on](Capture::goes_on).
+    pub goes_on: bool,
 }
 
 impl Begin {
@@ -86,7 +90,7 @@ impl Begin {
     pub fn unknown(journal: Option<Appender>) -> Self {
         let mut dirty = Dirty::default();
         dirty.gap(Gap::Start, Instant::now());
-        Self { dirty, journal }
+        Self { dirty, journal, goes_on: false }
     }
 }
 
@@ -124,6 +128,7 @@ impl Target {
         // Whatever is looked at from now on is looked at after these were written to.
         state.elsewhere.clear();
         state.elsewhere_lost = false;
+        state.forgotten = false;
         state.dirty.take()
     }
 
@@ -160,6 +165,20 @@ impl Target {
         if let Some(journal) = &self.journal {
             notes::append(journal, hints);
         }
+    }
+
+    /// Waits until all that the journal was told would outlive this process. False when something is lost.
+    fn is_noted(&self) -> bool {
+        let Some(journal) = &self.journal else { return true };
+        let all = journal.append(crate::cycle::now(), Vec::new(), Want::Written);
+        all.is_ok_and(|mut ticket| ticket.written().is_ok())
+    }
+
+    /// These are open for writing now, by whatever names: who holds one may have opened it by a name that was outside the
+    /// volume and is gone, before there was this process to see that.
+    pub fn held(&self, inodes: impl IntoIterator<Item = u64>) {
+        let mut state = self.lock();
+        inodes.into_iter().for_each(|ino| state.relinked.insert(ino));
     }
 
     /// Says which inodes are linked, after a cycle. Those that were not known to be, and were written to elsewhere since
@@ -211,7 +230,12 @@ pub struct Capture {
     /// One event in so many is dropped: only a test of the checker sets it.
     drop_every: AtomicU64,
     seen: AtomicU64,
-    adopted: bool,
+    /// The group was held for us, and nothing was taken out of its queue yet.
+    goes_on: AtomicBool,
+    /// Nothing is read any more: what comes is for the next process.
+    closed: AtomicBool,
+    awaited: Mutex<usize>,
+    arrived: Condvar,
     opened: Instant,
     /// When the reading thread came round last, in milliseconds since `opened`.
     beat: AtomicU64,
@@ -222,6 +246,9 @@ struct Inner {
     targets: Vec<Arc<Target>>,
     sides: HashMap<Key, Side>,
     buffer: Vec<u8>,
+    spool: Option<Spool>,
+    /// A volume got a gap since the spool was told that all is noted.
+    has_gap: Cell<bool>,
 }
 
 /// Where a directory lies.
@@ -232,6 +259,9 @@ enum Side {
 }
 
 impl Capture {
+    /// How long the first lanes wait for the others before a kept queue is read.
+    pub const ARRIVAL_LIMIT: Duration = Duration::from_secs(10);
+
     /// Opens a group that watches nothing yet.
     ///
     /// # Errors
@@ -242,20 +272,55 @@ impl Capture {
             Errno::NOSYS | Errno::INVAL => Unavailable::Kernel,
             _ => Unavailable::FileSystem(e.to_string()),
         })?;
-        Self::on(group)
+        Self::on(group, None, false)
     }
 
-    /// Goes on with the group that `fd` is, which somebody kept for us with all that was queued meanwhile.
+    /// As [`Capture::open`], with what is read kept in `spool` until it is noted.
     ///
     /// # Errors
     /// [`Unavailable`].
-    pub fn adopt(fd: OwnedFd) -> Result<Arc<Self>, Unavailable> {
-        Self::on(Group::from_fd(fd))
+    pub fn open_with(queue: Queue, spool: Spool) -> Result<Arc<Self>, Unavailable> {
+        let this = Self::open(queue)?;
+        this.lock().spool = Some(spool);
+        Ok(this)
     }
 
-    fn on(group: Group) -> Result<Arc<Self>, Unavailable> {
+    /// Goes on with a group that somebody kept for us, with all that was queued meanwhile and the memory that its reader had.
+    /// Nothing is read until as many volumes as are `awaited` [have arrived](Capture::arrived): what is read before a volume
+    /// is watched is nobody's.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub fn adopt(group: Group, spool: Spool, awaited: usize) -> Result<Arc<Self>, Unavailable> {
+        let goes_on = spool.left() != Left::Lost;
+        let this = Self::on(group, Some(spool), goes_on)?;
+        *this.awaited.lock().unwrap_or_else(PoisonError::into_inner) = if goes_on { awaited } else { 0 };
+        Ok(this)
+    }
+
+    /// One of the volumes that are awaited is watched, or cannot be yet.
+    pub fn arrived(&self) {
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        *awaited = awaited.saturating_sub(1);
+        self.arrived.notify_all();
+    }
+
+    /// Waits until all have arrived, `limit` at most; true when they have.
+    pub fn wait_for_all(&self, limit: Duration) -> bool {
+        let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.arrived.wait_timeout_while(awaited, limit, |awaited| *awaited > 0);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
+    }
+
+    fn on(group: Group, spool: Option<Spool>, goes_on: bool) -> Result<Arc<Self>, Unavailable> {
         let (woken, wake) = rustix_pipe()?;
-        let inner = Inner { targets: Vec::new(), sides: HashMap::new(), buffer: vec![0; READ_BYTES] };
+        let inner = Inner {
+            targets: Vec::new(),
+            sides: HashMap::new(),
+            buffer: vec![0; READ_BYTES],
+            spool,
+            has_gap: Cell::new(false),
+        };
         Ok(Arc::new(Self {
             group,
             inner: Mutex::new(inner),
@@ -264,7 +329,10 @@ impl Capture {
             woken,
             drop_every: AtomicU64::new(0),
             seen: AtomicU64::new(0),
-            adopted: false,
+            goes_on: AtomicBool::new(goes_on),
+            closed: AtomicBool::new(false),
+            awaited: Mutex::new(0),
+            arrived: Condvar::new(),
             opened: Instant::now(),
             beat: AtomicU64::new(0),
             open_files: OpenFiles::start(),
@@ -284,12 +352,17 @@ impl Capture {
             Errno::PERM => Unavailable::Privilege,
             _ => refused(e),
         })?;
+        // One that was unmounted meanwhile has lost its mark, and with it what was done since.
+        let was_watched = begin.goes_on && self.group.watches(root.as_ref());
         self.group.mark(root.as_ref()).map_err(refused)?;
         let (bell, heard) = crossbeam::channel::bounded(1);
-        let Begin { dirty, journal } = begin;
-        let state = Mutex::new(State { dirty, ..State::default() });
-        let target = Arc::new(Target { root, fsid, state, journal, bell, heard });
         let mut inner = self.lock();
+        let Begin { mut dirty, journal, goes_on } = begin;
+        if goes_on && !(was_watched && self.goes_on()) {
+            dirty.gap(Gap::Start, Instant::now());
+        }
+        let state = Mutex::new(State { dirty, forgotten: goes_on, ..State::default() });
+        let target = Arc::new(Target { root, fsid, state, journal, bell, heard });
         inner.targets.push(target.clone());
         inner.sides.clear();
         target.ring();
@@ -308,12 +381,16 @@ impl Capture {
     /// # Errors
     /// The kernel refuses to be read: everything from now on is a gap.
     pub fn run(&self) -> Result<(), SysError> {
+        self.wait_for_all(Self::ARRIVAL_LIMIT);
         while !self.stop.load(Ordering::Acquire) {
             self.beat.store(self.opened.elapsed().as_millis() as u64, Ordering::Release);
             let has_events = self.group.wait(&self.woken, Some(BEAT))?;
             if has_events && !self.stop.load(Ordering::Acquire) {
                 std::thread::sleep(GATHER);
-                self.drain()?;
+                match self.drain() {
+                    Err(_) if self.closed.load(Ordering::Acquire) => break,
+                    result => result?,
+                }
             }
         }
         Ok(())
@@ -323,6 +400,13 @@ impl Capture {
     pub fn is_alive(&self) -> bool {
         let beat = Duration::from_millis(self.beat.load(Ordering::Acquire));
         self.opened.elapsed().saturating_sub(beat) < 20 * BEAT
+    }
+
+    /// Leaves what is queued, and what comes, for the process that gets the group next.
+    pub fn close(&self) {
+        let _inner = self.lock();
+        self.closed.store(true, Ordering::Release);
+        self.stop();
     }
 
     /// Ends [`Capture::run`].
@@ -359,35 +443,41 @@ impl Capture {
     }
 
     fn drain_locked(&self, inner: &mut Inner) -> Result<(), SysError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(SysError::new("read events of an agent that ends", b".", Errno::CANCELED));
+        }
         let wanted = self.group.queued()?;
+        if self.goes_on.swap(false, Ordering::AcqRel)
+            && let Some(Left::Events(events)) = inner.spool.as_ref().map(Spool::left)
+        {
+            inner.take_in(&events, |_| false);
+        }
         let mut taken = 0;
         while taken < wanted {
             let mut buffer = std::mem::take(&mut inner.buffer);
-            let result = self.group.read(&mut buffer);
-            let n = match result {
-                Ok(n) => n,
+            let read = match &mut inner.spool {
+                Some(spool) => spool.read(&self.group, &mut buffer),
+                None => self.group.read(&mut buffer),
+            };
+            let taken_in = read.map(|n| (n, inner.take_in(&buffer[..n], |event| self.loses(event))));
+            inner.buffer = buffer;
+            match taken_in {
+                Ok((0, _)) => break,
+                Ok((_, count)) => taken += count,
                 Err(e) if e.errno == Errno::NOMEM => {
                     inner.gap(Gap::QueueOverflow);
-                    inner.buffer = buffer;
+                    inner.noted(&[]);
                     break;
                 }
-                Err(e) => {
-                    inner.buffer = buffer;
-                    return Err(e);
-                }
-            };
-            let every = self.drop_every.load(Ordering::Relaxed);
-            taken += inner.take_in(&buffer[..n], |event| {
-                every > 0
-                    && event.at.is_some()
-                    && self.seen.fetch_add(1, Ordering::Relaxed) % every == every - 1
-            });
-            inner.buffer = buffer;
-            if n == 0 {
-                break;
+                Err(e) => return Err(e),
             }
         }
         Ok(())
+    }
+
+    fn loses(&self, event: &Event<'_>) -> bool {
+        let every = self.drop_every.load(Ordering::Relaxed);
+        every > 0 && event.at.is_some() && self.seen.fetch_add(1, Ordering::Relaxed) % every == every - 1
     }
 
     /// Loses one event in `every`, as a broken capture would: for the test that shows that losses are found.
@@ -395,9 +485,9 @@ impl Capture {
         self.drop_every.store(every, Ordering::Relaxed);
     }
 
-    /// True when the group was held for us while no agent ran: whatever happened meanwhile is in its queue.
+    /// True when the group was held for us while no agent ran, and whatever happened meanwhile is in its queue still.
     pub fn goes_on(&self) -> bool {
-        self.adopted
+        self.goes_on.load(Ordering::Acquire)
     }
 
     /// Who has what open for writing, on all of the host.
@@ -436,10 +526,22 @@ impl Inner {
             target.note();
             target.ring();
         }
+        self.noted(&touched);
         count
     }
 
+    /// Tells the spool that what it holds is noted, when it is.
+    fn noted(&mut self, touched: &[bool]) {
+        let Some(spool) = &mut self.spool else { return };
+        // A journal that could not be written is asked again by everyone: its gap is in it as soon as it answers.
+        let has_gap = self.has_gap.take() || spool.is_lost();
+        let concerns = |at: usize| has_gap || touched.get(at).is_some_and(|touched| *touched);
+        let mut concerned = self.targets.iter().enumerate().filter(|(at, _)| concerns(*at));
+        spool.noted(concerned.all(|(_, target)| target.is_noted()));
+    }
+
     fn gap(&self, gap: Gap) {
+        self.has_gap.set(true);
         self.targets.iter().for_each(|target| target.gap(gap));
     }
 
@@ -519,7 +621,7 @@ impl Inner {
                 state.relinked.insert(ino);
             }
             let is_known = |ino| state.linked.contains(&ino) || state.relinked.contains(ino);
-            if is_nameless || ino.is_none_or(is_known) {
+            if is_nameless || state.forgotten || ino.is_none_or(is_known) {
                 if state.dirty.object(object, now) && target.journal.is_some() {
                     state.notes.push(notes::object(object));
                 }

@@ -94,6 +94,14 @@ pub fn resolve(target: &Target, taken: &Dirty, excludes: &Excludes) -> Result<Re
     Ok(resolved)
 }
 
+/// An object as it is now.
+///
+/// # Errors
+/// `ESTALE` when it is gone.
+pub fn object(target: &Target, key: &[u8]) -> Result<sys::Stat, sys::SysError> {
+    sys::handle::stat(handle(key).hold(target.root())?)
+}
+
 /// Number of an object's inode; nothing if it is gone.
 pub fn inode(target: &Target, key: &[u8]) -> Option<u64> {
     let handle = handle(key);

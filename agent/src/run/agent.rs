@@ -36,7 +36,9 @@ pub fn run(config_path: &Path) -> Result<Exit> {
     let config = load(config_path)?;
     let signals = hold_signals()?;
     let state = Arc::new(StateDir::open()?);
-    let capture = super::stored::capture(&state).map_err(|why| why.to_string());
+    let capture =
+        super::stored::capture(&state, config.lanes.iter().filter(|lane| lane.settings.start).count())
+            .map_err(|why| why.to_string());
     if let Ok(capture) = &capture {
         read_events(capture)?;
     } else if let Err(why) = &capture {
@@ -57,11 +59,12 @@ pub fn run(config_path: &Path) -> Result<Exit> {
         }
     }
     tell_systemd(&[sd_notify::NotifyState::Stopping]);
+    // What comes from here on is in the queue for the next agent, if somebody keeps that.
+    if let Ok(capture) = &agent.capture {
+        capture.close();
+    }
     let all_ended = agent.stop();
     drop(socket);
-    if let Ok(capture) = &agent.capture {
-        capture.stop();
-    }
     if !all_ended {
         // A thread that waits for a dead mount cannot be ended: nothing it still does can be believed to be done.
         tracing::warn!("a lane did not end in time; what it was doing is finished or undone by the next run");

@@ -16,10 +16,17 @@ use crate::config::{EngineChoice, Every, LaneConfig};
 use crate::cut::Cuts;
 use crate::cycle::{CycleOptions, CycleReport, Progress};
 use crate::error::{Error, Result};
+use crate::index::View;
 use crate::journal::{Boot, Calls, Health, Journal, Limits, Opening, Past, Replay, Stop, Want};
 use crate::lane::{Lane, Ownership};
 use crate::state::StateDir;
 use crate::volume::Volume;
+
+/// File in the lane's part of the state directory: see `begun_with`.
+const BEGUN_WITH: &str = "begun-with";
+
+/// How often a lane that waits for the others looks whether it is to end.
+const ARRIVAL_LOOK: Duration = Duration::from_millis(50);
 
 /// Commands that may wait for a lane's thread.
 const COMMANDS_MAX: usize = 64;
@@ -257,7 +264,11 @@ impl Thread {
         let mut failures = 0;
         loop {
             let begun = Instant::now();
-            match self.open() {
+            let opened = self.open();
+            if failures == 0 {
+                self.arrive();
+            }
+            match opened {
                 Ok(()) => {
                     let mut core = Core::new(self.timing(), begun);
                     if self.paused {
@@ -286,6 +297,18 @@ impl Thread {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// Waits for the other lanes: what is read from a kept queue before a lane is watched is lost for it.
+    fn arrive(&self) {
+        let Ok(capture) = &self.capture else { return };
+        capture.arrived();
+        let end = Instant::now() + Capture::ARRIVAL_LIMIT;
+        while !capture.wait_for_all(ARRIVAL_LOOK) && Instant::now() < end {
+            if self.stopped.try_recv().is_err_and(|e| e.is_disconnected()) {
+                break;
             }
         }
     }
@@ -347,13 +370,17 @@ impl Thread {
                     });
                     let _ = journal.appender().append(crate::cycle::now(), vec![gap], Want::Written);
                 }
+                // Behind the gap: what this run leaves out may have been replicated before, and the other way round.
+                if let Err(error) = std::fs::write(lane.dir.file(BEGUN_WITH), self.begun_with()) {
+                    tracing::warn!(lane = %self.config.name, %error, "the next start will walk");
+                }
                 (journal, Some(dirty))
             }
         };
         let appender = Some(journal.appender());
         self.journal = Some(journal);
         let begin = match dirty {
-            Some(dirty) => Begin { dirty, journal: appender },
+            Some(dirty) => Begin { goes_on: dirty.whole().is_none(), dirty, journal: appender },
             None => Begin::unknown(appender),
         };
         let watched = match &self.capture {
@@ -376,6 +403,13 @@ impl Thread {
         Ok(watched)
     }
 
+    /// What decides what is replicated, besides the volume: a start with another needs a look at everything.
+    fn begun_with(&self) -> String {
+        let mut text = format!("{}\n", env!("CARGO_PKG_VERSION"));
+        self.config.settings.excludes.patterns().for_each(|pattern| text += &format!("exclude {pattern}\n"));
+        text
+    }
+
     fn timing(&self) -> Timing {
         let settings = &self.config.settings;
         let is_captured = matches!(self.watched, Some(Watched::Captured { .. }));
@@ -396,13 +430,16 @@ impl Thread {
         let now = Instant::now();
         let mut dirty = Dirty::default();
         let view = lane.index.view();
-        let knows_all = self.capture.as_ref().is_ok_and(|capture| capture.goes_on())
+        let knows_all = std::fs::read_to_string(lane.dir.file(BEGUN_WITH))
+            .is_ok_and(|text| text == self.begun_with())
+            && self.capture.as_ref().is_ok_and(|capture| capture.goes_on())
             && replay.boot == Boot::Same
             && replay.gaps.is_empty()
             && replay.published.is_some()
             && lane.head.as_ref().is_some_and(|head| head.halted.is_none())
-            && view.is_ok_and(|view| view.position().volume == volume.id());
-        if !knows_all {
+            && view.as_ref().is_ok_and(|view| view.position().volume == volume.id());
+        let linked = view.map_err(Error::from).and_then(|view| linked(&view, volume, &mut dirty, now));
+        if !knows_all || linked.is_err() {
             dirty.gap(Gap::Start, now);
             return dirty;
         }
@@ -626,6 +663,23 @@ fn say(lane: &LaneName, report: &CycleReport, is_safety: bool) {
     if let Some(why) = &report.halted {
         tracing::warn!(%lane, %why, "deletions are halted; if they are meant: tidegate approve {lane}");
     }
+}
+
+/// Files with several names: who wrote to one by a name outside the volume, a moment before its link was known to the last
+/// process, was noted by nobody.
+fn linked(view: &View, volume: &Volume, dirty: &mut Dirty, now: Instant) -> Result<()> {
+    let fsid = sys::handle::fsid(volume.root.as_ref());
+    let fsid = fsid.map_err(|e| Error::Volume { path: volume.given.clone(), why: e.to_string() })?;
+    for ino in view.linked()? {
+        let names = view.names_of(ino?)?;
+        let Some((parent, name)) = names.first().and_then(|path| path.split_last()) else { continue };
+        // One that is not where it was: the event that took it away is in the queue.
+        let Ok(dir) = volume.root.open_below(parent.components()) else { continue };
+        if let Ok(handle) = sys::Handle::of(&dir, fsid) {
+            dirty.name(&sys::fanotify::key(&handle), name, None, now);
+        }
+    }
+    Ok(())
 }
 
 /// Opens the journal of a lane, beside its index.

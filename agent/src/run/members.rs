@@ -40,6 +40,8 @@ pub struct Polled {
     pub silent: Silent,
     /// Inodes that are to be looked at: written to, or in doubt.
     pub changed: Vec<u64>,
+    /// Inodes that somebody has open for writing.
+    pub held: Vec<u64>,
 }
 
 impl Members {
@@ -80,7 +82,7 @@ impl Members {
         }
         let times_tell = times_tell(volume)?;
         let mut doubted = HashSet::new();
-        let mut changed = Vec::new();
+        let (mut changed, mut held) = (Vec::new(), Vec::new());
         self.seen.clear();
         self.writing.clear();
         for ino in self.set.members() {
@@ -88,6 +90,7 @@ impl Members {
             if names.is_empty() {
                 continue;
             }
+            held.push(ino);
             let is_mapped = self.set.mapped.contains(&ino);
             let in_doubt = is_mapped && !(times_tell && self.cleaned.contains(&ino));
             // Of one that is found under none of its names: the event that took them away is in the queue.
@@ -108,7 +111,7 @@ impl Members {
             self.writing.extend(names);
         }
         let silent = Silent { begun, mapped: self.set.mapped.clone(), untold: self.untold, doubted };
-        Ok(Polled { silent, changed })
+        Ok(Polled { silent, changed, held })
     }
 
     fn take(&mut self, scan: &Scan, volume: &Volume) {

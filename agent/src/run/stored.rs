@@ -1,50 +1,67 @@
-//! The kernel's queue of changes, kept by systemd while the agent is down.
+//! The kernel's queue of changes, kept by systemd while the agent is down, with the memory of what was in hand.
 //!
 //! systemd gives back by name what it was given to keep (`FileDescriptorStoreMax=`). The boot that a queue is of is written
 //! beside it, in the state directory: a descriptor that outlived its kernel, or a state directory that was restored from
 //! another time, must not be taken for a queue without a hole.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use sd_notify::NotifyState;
-use sys::fanotify::Queue;
+use sys::fanotify::{Group, Queue};
 
-use crate::capture::{Capture, Unavailable};
+use crate::capture::{Capture, Spool, Unavailable};
 use crate::state::StateDir;
 
-/// What the descriptor is called.
-const NAME: &str = "tidegate-fanotify";
+/// What the queue is called, and what the kernel calls it.
+const QUEUE: (&str, &str) = ("tidegate-fanotify", "anon_inode:[fanotify]");
 
-/// What the kernel calls it.
-const KIND: &str = "anon_inode:[fanotify]";
+/// The memory beside it, of what was read and not noted: one without the other is not enough.
+const SPOOL: (&str, &str) = ("tidegate-spool", "/memfd:tidegate-spool (deleted)");
 
 /// Where the kernel names its boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The queue that systemd kept, or a new one, which it is given to keep.
+/// The queue that systemd kept, or a new one, which it is given to keep. Of a kept one nothing is read until as many lanes
+/// have arrived as are `awaited`.
 ///
 /// # Errors
 /// [`Unavailable`].
-pub fn capture(state: &StateDir) -> Result<Arc<Capture>, Unavailable> {
+pub fn capture(state: &StateDir, awaited: usize) -> Result<Arc<Capture>, Unavailable> {
     let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
     let note = state.file("fanotify-boot");
-    if let Some(fd) = kept() {
-        if is_of_this_boot(&note, &boot) {
-            tracing::info!("the kernel's queue of changes was kept while the agent was down");
-            return Capture::adopt(fd);
+    if let Some(queue) = kept(QUEUE) {
+        let spool = kept(SPOOL).and_then(|memory| Spool::adopt(memory).ok());
+        match spool {
+            Some(spool) if is_of_this_boot(&note, &boot) => {
+                tracing::info!("the kernel's queue of changes was kept while the agent was down");
+                return Capture::adopt(Group::from_fd(queue), spool, awaited);
+            }
+            Some(_) => tracing::warn!("a kept queue of changes is of another boot: it is not used"),
+            None => {
+                tracing::warn!("a queue of changes was kept without what was read from it: it is not used")
+            }
         }
-        tracing::warn!("a kept queue of changes is of another boot: it is not used");
-        let _ = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)]);
+        for (name, _) in [QUEUE, SPOOL] {
+            let _ = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+        }
     }
-    let capture = Capture::open(Queue::Unlimited)?;
-    store(&capture, &note, &boot);
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return Capture::open(Queue::Unlimited);
+    }
+    let spool = Spool::new().map_err(|e| Unavailable::FileSystem(e.to_string()))?;
+    let memory = spool.as_fd().try_clone_to_owned();
+    let capture = Capture::open_with(Queue::Unlimited, spool)?;
+    let stored = memory.and_then(|memory| store(&capture, memory.as_fd(), &note, &boot));
+    if let Err(error) = stored {
+        tracing::warn!(%error, "the queue of changes is not kept when the agent ends");
+    }
     Ok(capture)
 }
 
 /// The descriptor by our name among those we were started with.
-fn kept() -> Option<OwnedFd> {
+fn kept((name, kind): (&str, &str)) -> Option<OwnedFd> {
     let given = match sd_notify::listen_fds_with_names() {
         Ok(given) => given,
         Err(error) => {
@@ -52,11 +69,11 @@ fn kept() -> Option<OwnedFd> {
             return None;
         }
     };
-    let ours = given.filter(|(_, name)| name == NAME);
-    let mut queues = ours.filter(|(number, _)| {
-        std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok_and(|kind| kind == Path::new(KIND))
+    let mut ours = given.filter(|(number, given)| {
+        let link = std::fs::read_link(format!("/proc/self/fd/{number}"));
+        given == name && link.is_ok_and(|link| link == Path::new(kind))
     });
-    let (number, _) = queues.next()?;
+    let (number, _) = ours.next()?;
     sys::host::inherited(number).inspect_err(|error| tracing::warn!(%error, "a kept queue is not used")).ok()
 }
 
@@ -65,15 +82,10 @@ fn is_of_this_boot(note: &Path, boot: &str) -> bool {
 }
 
 /// The note first: a queue without one is not used.
-fn store(capture: &Capture, note: &Path, boot: &str) {
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
-        return;
+fn store(capture: &Capture, memory: BorrowedFd<'_>, note: &Path, boot: &str) -> std::io::Result<()> {
+    std::fs::write(note, boot)?;
+    for ((name, _), fd) in [(QUEUE, capture.group().as_fd()), (SPOOL, memory)] {
+        sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(name)], &[fd])?;
     }
-    let stored = std::fs::write(note, boot).and_then(|()| {
-        let states = [NotifyState::FdStore, NotifyState::FdName(NAME)];
-        sd_notify::notify_with_fds(&states, &[capture.group().as_fd()])
-    });
-    if let Err(error) = stored {
-        tracing::warn!(%error, "the queue of changes is not kept when the agent ends");
-    }
+    Ok(())
 }

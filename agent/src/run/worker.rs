@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use proto::{ExceptionClass, Generation, Note, RelPath};
 
 use super::members::{Members, Polled};
-use crate::capture::{Capture, Dirty, Gap, OpenFiles, Resolved, Target, inode, resolve};
+use crate::capture::{Capture, Dirty, Gap, OpenFiles, Resolved, Target, inode, object, resolve};
 use crate::config::Excludes;
 use crate::cut::{Cuts, Extent, Held};
 use crate::cycle::{Again, Cycle, CycleOptions, CycleReport, Made, Progress, Scope, Silent, Watch};
@@ -129,7 +129,11 @@ impl Worker {
     /// Takes out what is to be looked at; nothing when there is nothing.
     fn gather(&mut self, retry: Retry) -> Result<Option<Work>> {
         // First who has what open, then the events: of whoever is found, they say how it came to be in the volume.
-        let Polled { mut silent, changed } = self.members.poll(&self.lane.index.view()?, &self.volume)?;
+        let Polled { mut silent, changed, held } =
+            self.members.poll(&self.lane.index.view()?, &self.volume)?;
+        if let Watched::Captured { target, .. } = &self.watched {
+            target.held(held);
+        }
         let (mut taken, ticket) = self.take()?;
         let retried = match self.keep_known(&mut taken) {
             Ok(()) if retry == Retry::Yes => self.quarantined(),
@@ -271,10 +275,7 @@ impl Worker {
     fn keep_known(&self, taken: &mut Dirty) -> Result<()> {
         let Watched::Captured { target, .. } = &self.watched else { return Ok(()) };
         let view = self.lane.index.view()?;
-        taken.keep_objects(|key| match inode(target, key) {
-            Some(ino) => Ok(!view.names_of(ino)?.is_empty()),
-            None => Ok(false),
-        })
+        taken.keep_objects(|key| is_known(&view, target, key))
     }
 
     fn put_back(&self, taken: Dirty) {
@@ -430,21 +431,34 @@ impl Watch for Since<'_> {
         if is_excluded {
             return Ok(false);
         }
-        let objects: Option<HashSet<u64>> = self
-            .target
-            .peek(|dirty| Some(dirty.only_objects()?.filter_map(|key| inode(self.target, key)).collect()));
+        let objects =
+            self.target.peek(|dirty| Some(dirty.only_objects()?.map(Box::from).collect::<Vec<Box<[u8]>>>()));
         // Link counts of files in other places say nothing.
         let Some(objects) = objects else { return fuzzy("names were touched") };
-        for ino in &objects {
-            if !self.view.names_of(*ino)?.is_empty() {
+        for key in &objects {
+            if is_known(&self.view, self.target, key)? {
                 return fuzzy("a file was touched");
             }
         }
+        let objects: HashSet<u64> = objects.iter().filter_map(|key| inode(self.target, key)).collect();
         match objects.is_empty() || made(&objects)?.is_empty() {
             true => Ok(false),
             false => fuzzy("a file that was staged was touched"),
         }
     }
+}
+
+/// True when the object is a file that the index has, or that cannot be said. Its number alone does not tell: the mirror may
+/// have been given that of a file that was in the volume a moment ago.
+fn is_known(view: &View, target: &Target, key: &[u8]) -> Result<bool> {
+    let stat = match object(target, key) {
+        Ok(stat) => stat,
+        Err(error) => return Ok(error.errno != sys::Errno::STALE),
+    };
+    let names = view.names_of(stat.ino)?;
+    let Some((parent, name)) = names.first().and_then(|path| path.split_last()) else { return Ok(false) };
+    let row = view.dir_id(&parent)?.map(|dir| view.facts(dir, name)).transpose()?.flatten();
+    Ok(row.is_none_or(|row| row.is_inode(&stat)))
 }
 
 /// What was touched since, and why that is said.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::parse::{METADATA_BYTES, Mask};
 use crate::error::{Errno, SysError};
+use crate::map::SharedMap;
 
 /// Identify directories and objects by handle, and tell names: `FAN_REPORT_DFID_NAME_TARGET`, since Linux 5.17.
 const TARGETS: u32 =
@@ -80,6 +81,17 @@ impl Group {
         }
     }
 
+    /// True when the file system that `root` lies on is watched already, for all that [`Group::mark`] asks for. False also
+    /// where that cannot be said.
+    pub fn watches(&self, root: impl AsFd) -> bool {
+        let number = self.fd.as_raw_fd();
+        let mounts = crate::mount::read_mountinfo().unwrap_or_default();
+        let mount = crate::file::stat(root, b".").ok().map(|stat| stat.mount);
+        let device = mount.and_then(|id| crate::mount::by_id(&mounts, id)).map(|mount| mount.dev);
+        let lines = std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{number}")).unwrap_or_default();
+        device.is_some_and(|device| lines.lines().any(|line| is_mark(line, device)))
+    }
+
     fn change(&self, root: BorrowedFd<'_>, what: u32, mask: Mask) -> Result<(), SysError> {
         let flags = what | libc::FAN_MARK_FILESYSTEM;
         // SAFETY: no path is given, so the descriptor itself is meant; nothing is kept by the call.
@@ -94,8 +106,20 @@ impl Group {
     /// # Errors
     /// `EINVAL` when `buffer` is too small for the next event (about 700 bytes at most); `ENOMEM`: events may be lost.
     pub fn read(&self, buffer: &mut [u8]) -> Result<usize, SysError> {
+        Self::retried(|| rustix::io::read(&self.fd, &mut *buffer))
+    }
+
+    /// As [`Group::read`], into shared memory from `offset`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_shared(&self, map: &mut SharedMap, offset: usize, len: usize) -> Result<usize, SysError> {
+        Self::retried(|| map.read_from(&self.fd, offset, len))
+    }
+
+    fn retried(mut read: impl FnMut() -> Result<usize, Errno>) -> Result<usize, SysError> {
         loop {
-            match rustix::io::read(&self.fd, &mut *buffer) {
+            match read() {
                 Ok(n) => return Ok(n),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(0),
@@ -138,6 +162,20 @@ impl AsFd for Group {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Whether a line of `fdinfo` (proc_pid_fdinfo(5)) is a mark on the superblock `device` with all events of [`Group::mark`].
+fn is_mark(line: &str, device: (u32, u32)) -> bool {
+    /// How the kernel packs a device (`MKDEV`, linux/kdev_t.h).
+    const MINOR_BITS: u32 = 20;
+    let Some(fields) = line.strip_prefix("fanotify ") else { return false };
+    let field = |name: &str| {
+        let text = fields.split(' ').find_map(|field| field.strip_prefix(name))?;
+        u64::from_str_radix(text, 16).ok()
+    };
+    let wanted = WANTED.with(Mask::RENAME).0;
+    let packed = u64::from(device.0) << MINOR_BITS | u64::from(device.1);
+    field("sdev:") == Some(packed) && field("mask:").is_some_and(|mask| mask & wanted == wanted)
 }
 
 fn init(flags: u32) -> Result<Group, SysError> {

@@ -8,5 +8,5 @@ mod chaos;
 mod process;
 mod silent;
 
-pub use process::{Work, Writer, serve};
+pub use process::{Work, Writer, serve, stir};
 pub use silent::Way;

@@ -69,6 +69,27 @@ impl Writer {
     }
 }
 
+/// All make `changes` each, and `meanwhile` is called once and again until all rest; returns how many changes took place.
+///
+/// # Errors
+/// A writer has ended.
+pub fn stir(writers: &mut [Writer], changes: u64, mut meanwhile: impl FnMut()) -> Result<u64> {
+    writers.iter_mut().try_for_each(|writer| writer.begin(changes))?;
+    let (count, (said, heard)) = (writers.len(), std::sync::mpsc::channel());
+    std::thread::scope(|scope| {
+        for writer in writers {
+            let said = said.clone();
+            scope.spawn(move || said.send(writer.wait()));
+        }
+        let mut rested = Vec::new();
+        while rested.len() < count {
+            meanwhile();
+            rested.extend(heard.try_iter());
+        }
+        rested.into_iter().sum()
+    })
+}
+
 impl Drop for Writer {
     fn drop(&mut self) {
         let _ = self.child.kill();

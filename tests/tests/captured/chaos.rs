@@ -9,7 +9,7 @@ use agent::capture::{Capture, Gap};
 use agent::run::{Watched, Worker};
 use harness::compare::{Options, Report, compare};
 use harness::gate::require;
-use harness::writers::{Work, Writer};
+use harness::writers::{Work, Writer, stir};
 use sys::fanotify::Queue;
 
 use crate::common::Site;
@@ -56,29 +56,7 @@ impl Field {
     /// All write, and `meanwhile` is called once and again until all rest.
     fn stir(&mut self, changes: u64, mut meanwhile: impl FnMut(&mut Worker)) {
         let Self { worker, writers, .. } = self;
-        writers.iter_mut().for_each(|writer| writer.begin(changes).unwrap());
-        let (said, heard) = std::sync::mpsc::channel();
-        self.changes += std::thread::scope(|scope| {
-            let waiting: Vec<_> = writers
-                .iter_mut()
-                .map(|writer| {
-                    let said = said.clone();
-                    scope.spawn(move || {
-                        let done = writer.wait().unwrap();
-                        let _ = said.send(());
-                        done
-                    })
-                })
-                .collect();
-            let mut resting = 0;
-            while resting < WRITERS {
-                meanwhile(worker);
-                while heard.try_recv().is_ok() {
-                    resting += 1;
-                }
-            }
-            waiting.into_iter().map(|waiting| waiting.join().unwrap()).sum::<u64>()
-        });
+        self.changes += stir(writers, changes, || meanwhile(worker)).unwrap();
     }
 
     /// Cycles until there is nothing left to do.

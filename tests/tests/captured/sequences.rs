@@ -125,6 +125,7 @@ fn all_that_is_queued_is_taken_in_at_once() {
     }
     capture.drain().unwrap();
     let Watched::Captured { target, .. } = &worker.watched else { unreachable!("made so") };
-    // The root of the volume, whose times the first cycle may have left, is no name of its own.
-    assert_eq!(target.peek(|dirty| dirty.len()), FILES);
+    // At least: files of this file system that lost a link are in it too, wherever they were.
+    let taken = target.peek(|dirty| dirty.len());
+    assert!(taken >= FILES, "{taken} of {FILES}");
 }

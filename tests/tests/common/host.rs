@@ -30,7 +30,11 @@ pub struct Host {
 impl Host {
     /// A lane with `more` in its settings.
     pub fn new(more: &str) -> Self {
-        let disk = LoopFs::ext4("2G");
+        Self::on(LoopFs::ext4("2G"), more)
+    }
+
+    /// The same with everything on `disk`.
+    pub fn on(disk: LoopFs, more: &str) -> Self {
         let base = disk.path().to_owned();
         std::fs::set_permissions(&base, PermissionsExt::from_mode(0o700)).unwrap();
         std::fs::create_dir(base.join("volume")).unwrap();
@@ -81,13 +85,13 @@ impl Host {
     /// Starts the agent and waits until it answers.
     pub fn start(&mut self) {
         let mut command = self.product.command(&[Path::new("run"), Path::new("--config"), &self.config()]);
-        command.stdin(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         self.start_as(command);
     }
 
     pub fn start_as(&mut self, mut command: std::process::Command) {
         let log = std::fs::File::options().create(true).append(true).open(self.at("log")).unwrap();
-        self.agent = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        self.agent = Some(command.stderr(log).spawn().unwrap());
         wait_until("the agent answers", WAIT, || {
             let ran = self.ask(&["status"]);
             Ok(Seen::when(!ran.stderr.contains("no agent runs here"), || ran.stderr))
@@ -127,6 +131,16 @@ impl Host {
         let mut agent = self.agent.take().expect("it runs");
         agent.kill().unwrap();
         agent.wait().unwrap();
+    }
+
+    /// Ends it as a supervisor does.
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        let mut agent = self.agent.take().expect("it runs");
+        let status = wait_until("the agent has ended", WAIT, || {
+            Ok(agent.try_wait()?.map_or(Seen::NotYet("it runs".to_owned()), Seen::Done))
+        });
+        assert!(status.unwrap().success(), "{}", self.log());
     }
 
     pub fn lane(&self) -> serde_json::Value {

@@ -70,6 +70,13 @@ impl LoopFs {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Unmounts it, for which nobody may have it open, and mounts it again.
+    pub fn again(&self) {
+        umount2(&self.path, MntFlags::empty()).unwrap();
+        let image = self.path.with_file_name("image");
+        run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), self.path.as_os_str()]);
+    }
 }
 
 impl Drop for LoopFs {

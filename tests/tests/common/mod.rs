@@ -4,6 +4,7 @@
 pub mod crash;
 pub mod host;
 pub mod loopfs;
+pub mod store;
 
 use std::path::{Path, PathBuf};
 

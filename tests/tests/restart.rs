@@ -1,0 +1,274 @@
+//! An agent that starts anew goes on where the last one ended: with the kernel's queue, the memory beside it, and the journal.
+//!
+//! Fails on a weakened build, each tried: see the single tests.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::host::Host;
+use common::loopfs::{Kind, LoopFs};
+use common::store::{Kept, Store, atime, only};
+use harness::gate::{Need, require};
+use harness::writers::{Work, Writer, stir};
+use nix::mount::{MsFlags, mount};
+
+const NEEDS: [Need; 2] = [Need::Root, Need::LoopDevices];
+
+const QUEUE: &str = "tidegate-fanotify";
+const SPOOL: &str = "tidegate-spool";
+const GOES_ON: &str = "goes on from its journal, without a walk";
+
+/// The agent's first start: what it gives to be kept.
+fn first(host: &mut Host) -> (Store, Kept) {
+    let store = Store::of(host);
+    host.start();
+    let kept = store.kept();
+    let names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, [QUEUE, SPOOL]);
+    (store, kept)
+}
+
+/// How many starts of the agent needed no walk.
+fn went_on(host: &Host) -> usize {
+    host.log().matches(GOES_ON).count()
+}
+
+/// With a queue that is not given to systemd, or not taken back, nothing is kept; with the boot not looked at, the last
+/// agent takes one that is not its own.
+#[test]
+fn the_kernels_queue_outlives_the_agent() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let mut host = Host::new("");
+    let (store, kept) = first(&mut host);
+    host.flush();
+    host.kill();
+    fs::write(host.volume().join("between"), "while the agent was down").unwrap();
+
+    store.restart(&mut host, &kept);
+    assert!(store.kept().is_empty(), "it is kept already");
+    assert!(host.log().contains("was kept while the agent was down"), "{}", host.log());
+    host.flush();
+    host.assert_equal();
+    assert_eq!(went_on(&host), 1, "{}", host.log());
+    fs::write(host.volume().join("after"), "by the same queue").unwrap();
+    host.flush();
+    assert_eq!(host.lane()["capture"], "fanotify");
+    host.assert_equal();
+    host.kill();
+
+    // One without the other is not enough.
+    store.restart(&mut host, &only(&kept, |name| name == QUEUE));
+    let again = store.kept();
+    assert_eq!(again.len(), 2, "new ones are given to be kept");
+    host.flush();
+    host.kill();
+
+    fs::write(host.product.state.join("fanotify-boot"), "another boot").unwrap();
+    store.restart(&mut host, &again);
+    assert_eq!(store.kept().len(), 2, "new ones are given to be kept");
+    assert!(host.log().contains("is of another boot"), "{}", host.log());
+    host.flush();
+    host.assert_equal();
+    assert_eq!(went_on(&host), 1, "{}", host.log());
+}
+
+/// All directories below `dir`.
+fn directories(dir: &Path) -> Vec<PathBuf> {
+    let mut found = vec![dir.to_owned()];
+    let mut at = 0;
+    while let Some(dir) = found.get(at).cloned() {
+        found.extend(
+            fs::read_dir(dir)
+                .unwrap()
+                .map(|e| e.unwrap())
+                .filter(|e| e.file_type().unwrap().is_dir())
+                .map(|e| e.path()),
+        );
+        at += 1;
+    }
+    found
+}
+
+/// 100,000 changes while no agent runs: the next has them all, and reads no directory for it. After `kill -9` and after a
+/// clean end.
+#[test]
+fn a_restart_reads_no_directory() {
+    if !require(&NEEDS) {
+        return;
+    }
+    const DIRS: usize = 100;
+    const CHANGES: usize = 1000;
+    let mut host =
+        Host::on(LoopFs::new(Kind::Ext4, "4G"), "max_delete = 1000000\nmax_delete_percent = 100\n");
+    mount(
+        None::<&str>,
+        host.disk.path(),
+        None::<&str>,
+        MsFlags::MS_REMOUNT | MsFlags::MS_STRICTATIME,
+        None::<&str>,
+    )
+    .unwrap();
+    let dir = |n: usize| host.volume().join(format!("d{n}"));
+    for n in 0..DIRS {
+        fs::create_dir(dir(n)).unwrap();
+        (0..CHANGES / 2).for_each(|i| fs::write(dir(n).join(format!("old{i}")), "old").unwrap());
+    }
+    let dirs: Vec<PathBuf> = (0..DIRS).map(dir).collect();
+    let (store, kept) = first(&mut host);
+    host.flush();
+    for round in 0..2 {
+        match round {
+            0 => host.kill(),
+            _ => host.stop(),
+        }
+        for dir in &dirs {
+            for i in 0..CHANGES / 2 {
+                fs::write(dir.join(format!("new{i}")), format!("{round}")).unwrap();
+                match i % 4 {
+                    0 => fs::remove_file(dir.join(format!("old{i}")))
+                        .or_else(|_| fs::write(dir.join(format!("old{i}")), "again"))
+                        .unwrap(),
+                    _ => fs::write(dir.join(format!("old{i}")), format!("changed {round}")).unwrap(),
+                }
+            }
+        }
+        let before: Vec<_> = dirs.iter().map(|dir| atime(dir)).collect();
+        let begun = Instant::now();
+        store.restart(&mut host, &kept);
+        store.kept();
+        host.flush();
+        let took = begun.elapsed();
+        let read = dirs.iter().zip(&before).filter(|(dir, before)| atime(dir) != **before).count();
+        assert_eq!(read, 0, "directories were read\n{}", host.log());
+        assert_eq!(went_on(&host), round + 1, "{}", host.log());
+        eprintln!("{} changes while no agent ran: in the mirror {took:.1?} after the start", DIRS * CHANGES);
+        host.assert_equal();
+    }
+    // The measure itself: a walk is seen by it.
+    let before = atime(&dirs[0]);
+    directories(&host.volume());
+    assert_ne!(atime(&dirs[0]), before, "reading a directory does not show here");
+}
+
+/// What is replicated is another thing with another configuration, and everything is looked at.
+#[test]
+fn another_configuration_is_a_reason_to_walk() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let mut host = Host::new("exclude = [\"*.tmp\"]");
+    fs::write(host.volume().join("a.tmp"), "left out").unwrap();
+    let (store, kept) = first(&mut host);
+    host.flush();
+    host.kill();
+    host.configure("");
+    store.restart(&mut host, &kept);
+    host.flush();
+    host.assert_equal();
+    assert_eq!(went_on(&host), 0, "{}", host.log());
+}
+
+/// The volume's file system was unmounted while no agent ran: with the mark gone, the queue says nothing of what was done.
+#[test]
+fn a_file_system_that_was_unmounted_is_walked() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let other = LoopFs::new(Kind::Ext4, "256M");
+    let mut host = Host::new("");
+    host.source = other.path().display().to_string();
+    host.configure("");
+    fs::write(other.path().join("file"), "1").unwrap();
+    let (store, kept) = first(&mut host);
+    host.flush();
+    host.stop();
+    other.again();
+    fs::write(other.path().join("file"), "2").unwrap();
+    store.restart(&mut host, &kept);
+    host.flush();
+    assert_eq!(fs::read(host.mirror().join("file")).unwrap(), b"2");
+}
+
+/// How long a life goes on, on each file system; `TIDEGATE_SECONDS` makes it longer.
+fn budget() -> Duration {
+    let given = std::env::var("TIDEGATE_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs_f64(given.unwrap_or(20.0))
+}
+
+/// Three processes change a volume in every way, and the agent is killed at random moments and started anew with what was
+/// kept: at every barrier the mirror is what the volume is, and hardly a start walks.
+fn lives(kind: Kind) {
+    if !require(&kind.needs()) {
+        return;
+    }
+    let seed: u64 = std::env::var("TIDEGATE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let mut host = Host::on(
+        LoopFs::new(kind, "3G"),
+        "max_delete = 1000000\nmax_delete_percent = 100\nquiet = \"20ms\"\nmax_age = \"200ms\"\n",
+    );
+    let beside = host.at("beside");
+    fs::create_dir(&beside).unwrap();
+    let mut writers: Vec<Writer> = (0..3)
+        .map(|n| {
+            let work = Work::Chaos(seed * 3 + n, host.volume(), beside.clone());
+            Writer::start(Path::new(env!("CARGO_BIN_EXE_writer")), &work).unwrap()
+        })
+        .collect();
+    let (store, kept) = first(&mut host);
+    host.flush();
+    let mut state = seed;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % below
+    };
+    let (mut kills, mut ends, mut barriers, mut changes) = (0, 0, 0, 0);
+    let deadline = Instant::now() + budget();
+    while Instant::now() < deadline {
+        let mut next = Instant::now() + Duration::from_millis(random(150));
+        changes += stir(&mut writers, 300, || {
+            std::thread::yield_now();
+            if Instant::now() < next {
+                return;
+            }
+            if random(4) == 0 {
+                host.stop();
+                ends += 1;
+            } else {
+                host.kill();
+                kills += 1;
+            }
+            store.restart(&mut host, &kept);
+            store.kept();
+            next = Instant::now() + Duration::from_millis(random(300));
+        })
+        .unwrap();
+        host.flush();
+        host.assert_equal();
+        barriers += 1;
+    }
+    let walked = kills + ends - went_on(&host);
+    println!(
+        "{kind:?}: {changes} changes, {kills} kills, {ends} clean ends, {walked} starts with a walk, {barriers} comparisons"
+    );
+    assert!(kills > 3 && ends > 0 && walked <= (kills + ends) / 4, "{kind:?}");
+}
+
+#[test]
+fn lives_on_ext4() {
+    lives(Kind::Ext4);
+}
+
+#[test]
+fn lives_on_xfs() {
+    lives(Kind::Xfs);
+}
+
+#[test]
+fn lives_on_btrfs() {
+    lives(Kind::Btrfs);
+}
