@@ -47,6 +47,8 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
 fn hint() -> impl Strategy<Value = Hint> {
     prop_oneof![
         (dir(), name()).prop_map(|(dir, name)| Hint::Name { dir, name }),
+        // The directory itself.
+        dir().prop_map(|dir| Hint::Name { dir, name: b".".to_vec() }),
         handle().prop_map(|handle| Hint::Object { handle }),
         dir().prop_map(|dir| Hint::Tree { dir }),
         Just(Hint::Whole),

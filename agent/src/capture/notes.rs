@@ -7,7 +7,7 @@ use proto::{Hint, Note};
 use sys::fanotify::{handle, key};
 
 use super::dirty::{Dirty, Gap};
-use crate::journal::{Appender, Ticket, Want};
+use crate::journal::{AppendError, Appender, Want};
 
 /// Hints of one note, within what the format allows.
 const HINTS_MAX: usize = 1024;
@@ -82,14 +82,17 @@ pub fn gap(gap: Gap) -> Note {
     cause(gap).map_or(Note::Hint(Hint::Whole), Note::Gap)
 }
 
-/// Appends hints, in order. The ticket is for the last of them; nothing when there are none, or the journal takes none:
-/// then they are in memory alone, and the journal gets a gap as soon as it can be written.
-pub fn append(journal: &Appender, hints: Vec<Hint>) -> Option<Ticket> {
-    let mut last = None;
+/// Appends hints, in order. What a journal cannot hold is said in it as a look at everything; one that cannot be written
+/// gets a gap as soon as it can.
+pub fn append(journal: &Appender, hints: Vec<Hint>) {
     let mut hints = hints.into_iter().peekable();
     while hints.peek().is_some() {
         let some: Vec<Hint> = hints.by_ref().take(HINTS_MAX).collect();
-        last = journal.append(crate::cycle::now(), vec![Note::Hints(some)], Want::Written).ok();
+        if let Err(error @ AppendError::Bad { .. }) =
+            journal.append(crate::cycle::now(), vec![Note::Hints(some)], Want::Written)
+        {
+            tracing::error!(%error, "the journal cannot hold what was touched: a start that needs it will walk");
+            let _ = journal.append(crate::cycle::now(), vec![Note::Hint(Hint::Whole)], Want::Written);
+        }
     }
-    last
 }

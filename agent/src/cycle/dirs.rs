@@ -75,11 +75,19 @@ impl Cycle<'_> {
             Op::Dir { path, .. } => Some(path.clone()),
             _ => None,
         }));
-        let mut fresh = HashSet::new();
-        for path in touched {
-            if done.contains(&path) {
-                continue;
+        touched.retain(|path| !done.contains(path));
+        // New in this generation, whatever had its name before; and something comes into it after it was staged: as it was
+        // when it was staged.
+        staged.spool.replay(|op| {
+            if let Op::Install { path, entry, .. } | Op::Below { path, entry } = op
+                && entry.is_dir()
+                && touched.remove(&path)
+            {
+                ops.push(Op::Dir { path, entry, work: DirWork::Times });
             }
+            Ok(())
+        })?;
+        for path in touched {
             // Where the index has it, seen from the new generation backwards.
             let old = moved
                 .iter()
@@ -87,24 +95,9 @@ impl Cycle<'_> {
                 .max_by_key(|(_, new)| new.depth())
                 .and_then(|(old, new)| path.rebase(new, old))
                 .unwrap_or_else(|| path.clone());
-            match view.entry(&old)? {
-                Some(entry) if entry.is_dir() => ops.push(Op::Dir { path, entry, work: DirWork::Times }),
-                _ => {
-                    fresh.insert(path);
-                }
+            if let Some(entry) = view.entry(&old)?.filter(Entry::is_dir) {
+                ops.push(Op::Dir { path, entry, work: DirWork::Times });
             }
-        }
-        if !fresh.is_empty() {
-            // New in this generation, and a rename comes into it after it was staged: as it was when it was staged.
-            staged.spool.replay(|op| {
-                if let Op::Install { path, entry, .. } | Op::Below { path, entry } = op
-                    && entry.is_dir()
-                    && fresh.contains(&path)
-                {
-                    ops.push(Op::Dir { path, entry, work: DirWork::Times });
-                }
-                Ok(())
-            })?;
         }
         ops.sort_by(|a, b| a.path().cmp(b.path()));
         Ok(ops)

@@ -46,9 +46,10 @@ pub fn run(config_path: &Path) -> Result<Exit> {
     }
     let group = group_id(config.agent.status_group.as_deref())?;
     let agent = Arc::new(Agent { begun: Instant::now(), capture, state, lanes: Mutex::new(Vec::new()) });
-    let socket = serve(&crate::control::socket_path(), group, agent.clone())?;
     agent.trust(&config);
     agent.apply(&config)?;
+    // Behind the lanes: a flush of none would be no flush.
+    let socket = serve(&crate::control::socket_path(), group, agent.clone())?;
     tell_systemd(&[sd_notify::NotifyState::Ready]);
     tracing::info!(lanes = config.lanes.len(), "the agent runs");
     loop {

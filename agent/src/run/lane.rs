@@ -618,7 +618,7 @@ impl Thread {
         let mut snapshot = lock(&self.snapshot);
         let text = Chain(error).to_string();
         // The same error every minute is one line in the log.
-        if snapshot.error.as_ref() != Some(&text) {
+        if snapshot.error.as_ref() != Some(&text) && !matches!(error, Error::Stopped) {
             tracing::error!(lane = %self.config.name, error = %text, "the lane cannot go on; it is tried again");
         }
         snapshot.error = Some(text);

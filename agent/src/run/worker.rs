@@ -285,6 +285,9 @@ impl Worker {
     }
 
     fn lost(&self, error: &sys::SysError) -> Error {
+        if error.errno == sys::Errno::CANCELED {
+            return Error::Stopped;
+        }
         Error::Volume {
             path: self.volume.given.clone(),
             why: format!("its changes cannot be captured: {error}"),
