@@ -92,7 +92,7 @@ fn hooks_are_run_around_cuts_and_only_around_cuts() {
     for _ in 0..3 {
         host.flush();
     }
-    assert_eq!(ran(&host), "pre post ", "nothing was to be done");
+    assert_eq!(ran(&host), "pre post ", "nothing was to be done\n{}", host.log());
 
     fs::write(host.volume().join("file"), "one").unwrap();
     host.flush();

@@ -35,6 +35,8 @@ pub struct Names {
 
 #[derive(Clone, Debug, Default)]
 struct InDir {
+    /// It was touched itself, not only names in it.
+    itself: bool,
     /// The inode that the directory had when it was said to be there; where it is another one, something was renamed.
     ino: Option<u64>,
     /// Each with the inode whose content changed under that name, if it was content. It may have another name by now.
@@ -51,6 +53,7 @@ impl Names {
             (Some(one), Some(other)) if one != other => Some(NOBODY),
             (known, said) => known.or(said),
         };
+        here.itself |= name.is_empty();
         if !name.is_empty() {
             match here.names.get_mut(name) {
                 Some(known) => {
@@ -94,7 +97,8 @@ impl Names {
         if !excludes.is_empty() {
             self.dirs.retain(|dir, here| {
                 here.names.retain(|name, _| excludes.matches_entry(&dir.join(name), false).is_none());
-                excludes.matches(dir, true).is_none()
+                // The times that something left out gives its directory are no reason for a generation.
+                excludes.matches(dir, true).is_none() && (here.itself || !here.names.is_empty())
             });
             self.count = self.inodes.len() + self.dirs.values().map(|here| here.names.len()).sum::<usize>();
         }
