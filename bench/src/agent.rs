@@ -88,7 +88,11 @@ impl Agent {
                 bail!("the agent has ended: {}", agent.log());
             }
             Ok(match agent.status() {
-                Ok(_) => Seen::Done(()),
+                // The socket is there before the lanes are.
+                Ok(status) => {
+                    let begun = status["lanes"].as_array().map_or(0, Vec::len);
+                    Seen::when(begun == lanes.len(), || status.to_string())
+                }
                 Err(error) => Seen::NotYet(format!("{error:#}")),
             })
         })?;
@@ -134,6 +138,7 @@ impl Agent {
     pub fn flush(&self) -> Result<f64> {
         let answer = self.ask("flush", None, FLUSH_LIMIT)?;
         let acted = answer["acted"].as_array().with_context(|| format!("{answer}"))?;
+        ensure!(!acted.is_empty(), "nothing was flushed: {answer}");
         let mut slowest: f64 = 0.0;
         for lane in acted {
             ensure!(lane["error"].is_null(), "{lane}: {}", self.log());

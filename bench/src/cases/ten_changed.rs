@@ -62,6 +62,12 @@ pub fn run(args: &Args, reports: &mut Reports) -> Result<()> {
     println!("\nall trees are in their mirrors after {:.1} s", begin.elapsed().as_secs_f64());
 
     let rounds = (ROUNDS / args.scale).max(3).max(args.rounds);
+    for (lane, size) in lanes.iter().zip(sizes) {
+        let mirror = cluster.host(0).outside(&lane.mirror);
+        for path in (0..rounds).flat_map(|round| changed_in(round, size)) {
+            fs::symlink_metadata(mirror.join(&path)).with_context(|| path.display().to_string())?;
+        }
+    }
     let about =
         json!({ "changed": CHANGED, "rounds": rounds, "load": load(), "bricks": cluster.brick.name() });
     let mut report = Report::new("ten-changed", about);
@@ -95,6 +101,11 @@ pub fn run(args: &Args, reports: &mut Reports) -> Result<()> {
     agent.stop()?;
     place.down()?;
     reports.add(report)
+}
+
+/// Files that are changed in a round, far apart.
+fn changed_in(round: usize, size: u64) -> Vec<PathBuf> {
+    (0..CHANGED).map(|n| file((n * (size / CHANGED) + round as u64) % size)).collect()
 }
 
 /// Seconds from the last write until the agent says that all is published. Then it must be on the second host's brick.
@@ -134,7 +145,8 @@ fn once(cluster: &Cluster, agent: &Agent, lane: &LaneDirs, size: u64, round: usi
 }
 
 /// Makes the first copy on the brick of the first host and copies that to the second host's, both behind GlusterFS's back;
-/// it gives each file its identity when it is looked up first. What is measured afterwards goes through the mount.
+/// it gives each file its identity when it is looked up first, here as in the copies that went through the mount: before
+/// it is measured. What is measured afterwards goes through the mount.
 fn put_on_bricks(cluster: &Cluster, lane: &LaneDirs, state: &Path) -> Result<()> {
     let begin = Instant::now();
     let host = cluster.host(0);
