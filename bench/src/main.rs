@@ -5,10 +5,13 @@
 //! unfair to all of them. A number without its machine is not a result: every report has the facts.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod cases;
+mod disk;
 mod machine;
 mod measure;
 mod report;
+mod usage;
 mod walk;
 
 use std::path::PathBuf;
@@ -27,7 +30,8 @@ pub struct Args {
     /// Names the cases and what they measure, and does nothing.
     #[arg(long)]
     list: bool,
-    /// Jenkins tree divided by this: 1 is 12,900 files, 5,002 directories, 1.4 GB.
+    /// Jenkins tree divided by this: 1 is 12,900 files, 5,002 directories, 1.4 GB. So are the trees of the cases that run the
+    /// agent, their rounds and how long they look; 100 proves in seconds that a case works.
     #[arg(long, default_value_t = 1)]
     scale: usize,
     /// Times each is measured where one takes seconds; the median counts. First copies to the cluster: once.
@@ -45,6 +49,9 @@ pub struct Args {
     /// Delay of every brick operation in the `gluster-delay` case, in microseconds.
     #[arg(long, default_value_t = 500)]
     delay: u64,
+    /// Lines of the agent's configuration for the `lag` case, such as 'max_age = "1s"'.
+    #[arg(long)]
+    settings: Vec<String>,
     /// Keeps each report in bench/results/NAME.json.
     #[arg(long)]
     save: bool,

@@ -22,6 +22,18 @@ pub struct Report {
     case: String,
     about: Value,
     ways: Vec<Way>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    goals: Vec<Goal>,
+}
+
+/// A figure beside the most that it may be.
+#[derive(Serialize)]
+struct Goal {
+    what: String,
+    figure: f64,
+    unit: &'static str,
+    at_most: f64,
+    is_met: bool,
 }
 
 #[derive(Serialize)]
@@ -73,7 +85,14 @@ impl Report {
     /// An empty report; `about` says what the work is.
     pub fn new(case: &str, about: Value) -> Self {
         println!("\n{case}: {about}");
-        Self { case: case.to_owned(), about, ways: Vec::new() }
+        Self { case: case.to_owned(), about, ways: Vec::new(), goals: Vec::new() }
+    }
+
+    /// A figure and the most that it may be.
+    pub fn goal(&mut self, what: &str, figure: f64, unit: &'static str, at_most: f64) {
+        // Not a number is not met.
+        let is_met = figure <= at_most;
+        self.goals.push(Goal { what: what.to_owned(), figure, unit, at_most, is_met });
     }
 
     /// One more measurement of a way, shown at once.
@@ -82,6 +101,15 @@ impl Report {
             "  {way:<28} {seconds:>9.3} s  {}",
             if more.is_null() { String::new() } else { more.to_string() }
         );
+        self.take_in(way, seconds, more);
+    }
+
+    /// One more measurement of a way of which there are many.
+    pub fn add_quietly(&mut self, way: &str, seconds: f64) {
+        self.take_in(way, seconds, Value::Null);
+    }
+
+    fn take_in(&mut self, way: &str, seconds: f64, more: Value) {
         let known = self.ways.iter_mut().find(|known| known.way == way);
         match known {
             Some(known) => {
@@ -97,6 +125,14 @@ impl Report {
 
     /// Medians, and how many times faster each way is than the first.
     fn print(&self) {
+        self.print_ways();
+        for Goal { what, figure, unit, at_most, is_met } in &self.goals {
+            let verdict = if *is_met { "met" } else { "MISSED" };
+            println!("  {what}: {figure:.3} {unit}, goal at most {at_most} {unit}: {verdict}");
+        }
+    }
+
+    fn print_ways(&self) {
         let Some(first) = self.ways.first() else { return };
         println!("  median, and how many times as fast as {}:", first.way);
         for way in &self.ways {

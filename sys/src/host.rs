@@ -38,6 +38,16 @@ pub fn restore_sigpipe() {
     }
 }
 
+/// Lets this thread, and the threads that it starts from now on, give way to others of the same control group.
+///
+/// # Errors
+/// The kernel's errno.
+pub fn give_way() -> Result<(), crate::Errno> {
+    const NICE: i32 = 10;
+    // Without a pid it is the calling thread alone, whatever POSIX says of the process.
+    rustix::process::setpriority_process(None, NICE)
+}
+
 /// Waits until `fd` can be read, `limit` at most; false when it cannot be by then.
 pub fn wait_readable(fd: impl std::os::fd::AsFd, limit: std::time::Duration) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};

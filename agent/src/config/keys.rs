@@ -163,7 +163,7 @@ pub const QUIET: Key<TimeKind> = key(
 pub const MAX_AGE: Key<TimeKind> = key(
     "max_age",
     TimeKind { default: s(2), min: ms(100), max: s(HOUR) },
-    "Or when the oldest change is this old; not less than `quiet`",
+    "Or so early that the oldest change is in the mirror at this age; not less than `quiet`",
 );
 pub const RECONCILE: Key<EveryKind> = key(
     "reconcile",

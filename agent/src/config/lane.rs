@@ -47,7 +47,7 @@ pub struct Settings {
     pub excludes: Excludes,
     /// A cut is made when nothing changed for this long.
     pub quiet: Duration,
-    /// Or when the oldest change is this old; never less than `quiet`.
+    /// Or so early that the oldest change is in the mirror at this age; never less than `quiet`.
     pub max_age: Duration,
     /// When the volume is walked although no gap is known.
     pub reconcile: Every,

@@ -47,9 +47,11 @@ pub fn run(config_path: &Path) -> Result<Exit> {
     let group = group_id(config.agent.status_group.as_deref())?;
     let agent = Arc::new(Agent { begun: Instant::now(), capture, state, lanes: Mutex::new(Vec::new()) });
     agent.trust(&config);
-    agent.apply(&config)?;
-    // Behind the lanes: a flush of none would be no flush.
+    // Who asks from the first moment on waits until there are lanes: nothing to flush would be said to be flushed.
+    let mut lanes = agent.lanes();
     let socket = serve(&crate::control::socket_path(), group, agent.clone())?;
+    agent.begin(&mut lanes, &config)?;
+    drop(lanes);
     tell_systemd(&[sd_notify::NotifyState::Ready]);
     tracing::info!(lanes = config.lanes.len(), "the agent runs");
     loop {
@@ -149,7 +151,10 @@ impl Agent {
 
     /// Begins what the configuration has and does not run yet.
     fn apply(&self, config: &Config) -> Result<()> {
-        let mut lanes = self.lanes();
+        self.begin(&mut self.lanes(), config)
+    }
+
+    fn begin(&self, lanes: &mut Vec<LaneHandle>, config: &Config) -> Result<()> {
         let running: BTreeSet<String> = lanes.iter().map(|lane| lane.config.name.to_string()).collect();
         for lane in config.lanes.iter().filter(|lane| lane.settings.start) {
             if !running.contains(&lane.name.to_string()) {

@@ -22,7 +22,7 @@ const RETRY_MAX: Duration = Duration::from_secs(3600);
 pub struct Timing {
     /// A cut is made when nothing was touched for this long. Grows with the time that cycles take.
     pub quiet: Duration,
-    /// Or when the oldest change is this old.
+    /// Or so early that the oldest change is in the mirror at this age, as far as the last cycle tells how long that takes.
     pub max_age: Duration,
     /// Time between walks of the whole volume though no gap is known; none where nothing is captured.
     pub safety: Option<Duration>,
@@ -196,8 +196,9 @@ impl Core {
             return None;
         }
         let touched = self.touched.map(|span| {
-            let quiet = self.timing.quiet.max(self.took / 2).min(self.timing.max_age);
-            (span.newest + quiet).min(span.oldest + self.timing.max_age)
+            let max_age = self.begin_by();
+            let quiet = self.timing.quiet.max(self.took / 2).min(max_age);
+            (span.newest + quiet).min(span.oldest + max_age)
         });
         let walk = match (self.timing.walk, self.walked) {
             (Some(every), Some(at)) => Some(at + every),
@@ -213,6 +214,13 @@ impl Core {
         let retry = self.retry.map(|(at, _)| at);
         let due = [touched, walk, barrier, retry].into_iter().flatten().min()?;
         Some(due.max(self.not_before))
+    }
+
+    /// Age of the oldest change at which a cycle is begun, so that it is in the mirror at `max_age` if the cycle takes half as
+    /// long again as the last; never less than a quarter of `max_age`, for cycles that follow each other without a pause
+    /// gather nothing.
+    fn begin_by(&self) -> Duration {
+        self.timing.max_age.saturating_sub(self.took * 3 / 2).max(self.timing.max_age / 4)
     }
 
     fn is_walk_due(&self, now: Instant) -> bool {
@@ -290,15 +298,33 @@ mod tests {
     #[test]
     fn quiet_grows_with_what_cycles_take_and_stays_below_the_age() {
         let begin = Instant::now();
+        for (took, quiet) in [(100, 300), (800, 400), (1000, 500), (5000, 500)] {
+            let mut core = after_a_cycle_of(took * MS, begin);
+            let touched = begin + 2 * S + took * MS;
+            touch(&mut core, touched, touched);
+            assert_eq!(core.poll_timeout(), Some(touched + quiet * MS), "{took}");
+        }
+    }
+
+    #[test]
+    fn a_busy_lane_begins_so_early_that_it_ends_in_time() {
+        let begin = Instant::now();
+        for (took, age) in [(0, 2000), (400, 1400), (1000, 500), (5000, 500)] {
+            let mut core = after_a_cycle_of(took * MS, begin);
+            let oldest = begin + 2 * S + took * MS;
+            touch(&mut core, oldest, oldest + 3 * S);
+            assert_eq!(core.poll_timeout(), Some(oldest + age * MS), "{took}");
+        }
+    }
+
+    fn after_a_cycle_of(took: Duration, begin: Instant) -> Core {
         let mut core = in_sync(begin);
         touch(&mut core, begin, begin);
-        assert!(core.poll_effect(begin + S).is_some());
-        core.handle(
-            Input::Done { as_of: begin + S, is_partial: false, is_quarantined: false },
-            begin + 3 * S,
-        );
-        touch(&mut core, begin + 4 * S, begin + 4 * S);
-        assert_eq!(core.poll_timeout(), Some(begin + 5 * S), "half of two seconds");
+        assert!(core.poll_effect(begin + 2 * S).is_some());
+        let done = Input::Done { as_of: begin + 2 * S, is_partial: false, is_quarantined: false };
+        core.handle(done, begin + 2 * S + took);
+        core.handle(Input::Touched(None), begin + 2 * S + took);
+        core
     }
 
     #[test]

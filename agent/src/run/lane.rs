@@ -208,6 +208,10 @@ enum Woken {
 
 impl Thread {
     fn run(&mut self) {
+        // Who writes to the volume goes first. The thread that captures does not give way: the queue would grow.
+        if let Err(errno) = sys::host::give_way() {
+            tracing::debug!(lane = %self.config.name, %errno, "the lane does not give way to others");
+        }
         let mut core = self.open_until_it_works();
         while let Some(core) = &mut core {
             self.tell(core);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
-use harness::lab::{BrickFs, Lab, Layout, Profile};
+use harness::lab::{BrickFs, Host, Lab, Layout, Profile};
 use serde_json::{Value, json};
 
 use crate::Args;
@@ -66,6 +66,44 @@ impl Cluster {
         let dir = self.lab.host(0).dir().join(name);
         fs::create_dir_all(&dir)?;
         Ok(dir)
+    }
+
+    /// The first host, where tidegate works, or the second, which it replicates to.
+    pub fn host(&self, index: usize) -> &Host {
+        self.lab.host(index)
+    }
+
+    /// The volume's mount on the first host.
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
+    /// The volume mounted on the second host too, seen from here.
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub fn second_mount(&self) -> Result<PathBuf> {
+        let host = self.lab.host(1);
+        Ok(host.outside(host.mount(VOLUME, &["acl"])?))
+    }
+
+    /// The brick of a host, as that host sees it.
+    pub fn brick_of(&self, index: usize) -> PathBuf {
+        self.lab.host(index).brick_dir().join(format!("{VOLUME}-0"))
+    }
+
+    /// The program under test.
+    pub fn program(&self) -> &Path {
+        &self.tidegate
+    }
+
+    /// Operations that the bricks were asked for since the start, all of them connected.
+    ///
+    /// # Errors
+    /// A brick is away: what is measured is worthless.
+    pub fn profile(&self) -> Result<Profile> {
+        self.lab.host(0).assert_all_bricks_connected(VOLUME)?;
+        self.lab.profile(VOLUME)
     }
 
     /// Copies `volume` to the mirror `name` and measures it, with every brick connected before and after.

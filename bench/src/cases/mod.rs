@@ -2,9 +2,15 @@
 
 mod cluster;
 mod gluster;
+mod idle;
+mod lag;
 mod large;
 mod local;
 mod million;
+mod place;
+mod ten_changed;
+mod two_million;
+mod untar;
 
 use anyhow::Result;
 use harness::lab::BrickFs;
@@ -23,6 +29,16 @@ pub const ALL: &[(&str, &str)] = &[
     ("append-1g", "1 MB appended to a file of 1 GB, on xfs and on ext4 bricks"),
     ("local", "first copy between directories of one local filesystem, warm cache"),
     ("million", "nothing changed among a million files: time and peak memory beside a bare walk"),
+    (
+        "capture-untar",
+        "100,000 small files untarred into a volume with and without the agent, mirror on another disk",
+    ),
+    ("capture-untar-gluster", "the same with the mirror on a two-host volume"),
+    ("idle", "the agent with ten idle lanes: processor time, context switches, memory"),
+    ("idle-gluster", "the same with mirrors on a two-host volume: and requests to it"),
+    ("two-million", "memory of the agent that knows 2,000,000 files, mirror on another disk"),
+    ("ten-changed", "ten files changed among 1,000 to 1,000,000, until published on a two-host volume"),
+    ("lag", "fifty files changed a second for five minutes, lag at the second of two hosts"),
 ];
 
 /// Runs what is wanted, sharing clusters between cases.
@@ -35,6 +51,17 @@ pub fn run(args: &Args, wanted: &dyn Fn(&str) -> bool, reports: &mut Reports) ->
     }
     if wanted("million") {
         million::run(args, reports)?;
+    }
+    untar::run(args, wanted, reports)?;
+    idle::run(args, wanted, reports)?;
+    if wanted("two-million") {
+        two_million::run(args, reports)?;
+    }
+    if wanted("ten-changed") {
+        ten_changed::run(args, reports)?;
+    }
+    if wanted("lag") {
+        lag::run(args, reports)?;
     }
     let gluster = ["gluster-first", "gluster-unchanged", "gluster-10-changed", "gluster-delay"];
     if gluster.into_iter().any(wanted) {

@@ -9,7 +9,7 @@ mod small;
 
 pub use faithful::{FaithfulOptions, faithful, faithful_with, odd_names};
 pub use jenkins::{JenkinsSize, jenkins};
-pub use million::million;
+pub use million::{PER_DIRECTORY, million};
 pub use put::{AclTag, Putter, Time, acl, sample_acl, set_mtime, write_all};
 pub use rng::Rng;
 pub use small::small_mixed;
