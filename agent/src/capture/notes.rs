@@ -7,7 +7,7 @@ use proto::{Hint, Note};
 use sys::fanotify::{handle, key};
 
 use super::dirty::{Dirty, Gap};
-use crate::journal::{Appender, Ticket, Want};
+use crate::journal::{AppendError, Appender, Ticket, Want};
 
 /// Hints of one note, within what the format allows.
 const HINTS_MAX: usize = 1024;
@@ -82,7 +82,15 @@ pub fn append(journal: &Appender, hints: Vec<Hint>) -> Option<Ticket> {
     let mut hints = hints.into_iter().peekable();
     while hints.peek().is_some() {
         let some: Vec<Hint> = hints.by_ref().take(HINTS_MAX).collect();
-        last = journal.append(crate::cycle::now(), vec![Note::Hints(some)], Want::Written).ok();
+        last = match journal.append(crate::cycle::now(), vec![Note::Hints(some)], Want::Written) {
+            Err(error @ AppendError::Bad { .. }) => {
+                // Of a batch that is refused nothing is noted: the next start has to look at everything.
+                tracing::error!(%error, "the journal refuses what the kernel said; a gap is noted instead");
+                let gap = Note::Gap(GapCause::UnknownRecord);
+                journal.append(crate::cycle::now(), vec![gap], Want::Written).ok()
+            }
+            other => other.ok(),
+        };
     }
     last
 }
