@@ -19,5 +19,6 @@ pub mod run;
 pub mod state;
 pub mod verify;
 pub mod volume;
+pub mod why;
 
 pub use error::{Error, Exit, Result};

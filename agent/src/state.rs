@@ -91,6 +91,11 @@ impl StateDir {
         Ok(Self { path: path.to_owned(), node })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Identity of this installation.
     pub fn node(&self) -> NodeId {
         self.node
@@ -147,6 +152,15 @@ impl StateDir {
     pub fn existing_lane(&self, lane: LaneId) -> Option<LaneDir> {
         let path = self.path.join("lanes").join(lane.to_string());
         path.is_dir().then_some(LaneDir { path })
+    }
+}
+
+impl Remembered {
+    /// The directory of the lane that is remembered, if this host has worked on it.
+    pub fn lane_dir(&self, state: &StateDir) -> Option<LaneDir> {
+        let is_id = self.lane.len() == 32 && self.lane.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let path = state.path.join("lanes").join(&self.lane);
+        (is_id && path.is_dir()).then_some(LaneDir { path })
     }
 }
 

@@ -14,4 +14,4 @@ mod resolve;
 pub use dirty::{Dirty, Gap};
 pub use notes::{cause, take_in};
 pub use reader::{Begin, Capture, Target, Unavailable};
-pub use resolve::{Resolved, resolve};
+pub use resolve::{Resolved, below, resolve};

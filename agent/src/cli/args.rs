@@ -156,12 +156,15 @@ pub struct StatusArgs {
 /// Options of `why`.
 #[derive(Debug, Args)]
 pub struct WhyArgs {
-    /// The mirror.
-    #[arg(value_name = "DST")]
-    pub mirror: PathBuf,
+    /// A lane, as team/env; or a mirror, as a path.
+    #[arg(value_name = "LANE|DST")]
+    pub of: String,
     /// The path, relative to the volume's root.
     #[arg(value_name = "PATH")]
     pub path: std::ffi::OsString,
+    /// Where the lane is looked for when no agent runs.
+    #[arg(long, value_name = "FILE", default_value = crate::config::CONFIG_PATH)]
+    pub config: PathBuf,
 }
 
 /// Options of `plan`.

@@ -3,6 +3,7 @@
 mod args;
 mod config;
 mod lanes;
+mod named;
 mod plan;
 mod recover;
 mod source;
@@ -15,7 +16,7 @@ mod why;
 pub use args::Cli;
 pub use source::open_volume;
 pub use sync::apart;
-pub use ui::Ui;
+pub use ui::{Ui, when};
 
 use crate::error::{Exit, Result};
 

@@ -15,6 +15,7 @@ use crate::capture::{Begin, Capture, Dirty, Gap, take_in};
 use crate::config::{EngineChoice, Every, LaneConfig};
 use crate::cycle::{CycleOptions, CycleReport, Progress};
 use crate::error::{Error, Result};
+use crate::index::Shelf;
 use crate::journal::{Boot, Calls, Health, Journal, Limits, Opening, Past, Replay, Stop, Want};
 use crate::lane::{Lane, Ownership};
 use crate::state::StateDir;
@@ -62,6 +63,7 @@ pub struct LaneHandle {
     commands: Sender<Command>,
     snapshot: Arc<Mutex<Snapshot>>,
     progress: Arc<Progress>,
+    index: Shelf,
     /// Dropped to end the thread.
     stop: Option<Sender<()>>,
     thread: std::thread::JoinHandle<()>,
@@ -101,12 +103,14 @@ impl LaneHandle {
         let (commands, received) = bounded(COMMANDS_MAX);
         let (stop, stopped) = bounded(0);
         let progress = Arc::new(Progress::default());
+        let index = Shelf::default();
         let mut this = Thread {
             config: config.clone(),
             capture,
             state,
             snapshot: snapshot.clone(),
             progress: progress.clone(),
+            index: index.clone(),
             commands: received,
             stopped,
             worker: None,
@@ -118,12 +122,17 @@ impl LaneHandle {
         };
         let name = format!("lane {}", config.name);
         let thread = std::thread::Builder::new().name(name).spawn(move || this.run())?;
-        Ok(Self { config, commands, snapshot, progress, stop: Some(stop), thread })
+        Ok(Self { config, commands, snapshot, progress, index, stop: Some(stop), thread })
     }
 
     /// What it said last.
     pub fn snapshot(&self) -> Snapshot {
         lock(&self.snapshot).clone()
+    }
+
+    /// Where its index is while it is open.
+    pub fn index(&self) -> Shelf {
+        self.index.clone()
     }
 
     /// Asks something of it.
@@ -161,6 +170,7 @@ struct Thread {
     state: Arc<StateDir>,
     snapshot: Arc<Mutex<Snapshot>>,
     progress: Arc<Progress>,
+    index: Shelf,
     commands: Receiver<Command>,
     stopped: Receiver<()>,
     /// Nothing while volume or mirror are not open.
@@ -279,6 +289,7 @@ impl Thread {
         let options = self.options(lane.ledger.root.pinned().kind().may_hang());
         let window = self.config.settings.delete_window;
         let mut worker = Worker::new(lane, tenure, volume, options, watched, window)?;
+        worker.lane.lend(&self.index);
         worker.progress = self.progress.clone();
         worker.journal = self.journal.as_ref().map(Journal::appender);
         let mut snapshot = lock(&self.snapshot);

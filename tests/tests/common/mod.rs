@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test target uses its own part of it")]
 
 pub mod crash;
+pub mod host;
 pub mod loopfs;
 
 use std::path::{Path, PathBuf};
