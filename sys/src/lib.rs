@@ -4,7 +4,7 @@
 //! function takes a path with more than one component except the two that open a root. That one rule is what
 //! keeps a container from steering a root process out of its volume by swapping a directory for a symlink.
 //!
-//! In reading order: [`error`], [`stat`], [`dir`], [`file`], [`meta`], [`owner`], [`mount`], [`uring`], [`handle`], [`fanotify`].
+//! In reading order: [`error`], [`stat`], [`dir`], [`file`], [`meta`], [`owner`], [`mount`], [`uring`], [`handle`], [`fanotify`], [`inotify`].
 
 pub mod dir;
 pub mod error;
@@ -12,6 +12,7 @@ pub mod fanotify;
 pub mod file;
 pub mod handle;
 pub mod host;
+pub mod inotify;
 pub mod meta;
 pub mod mount;
 pub mod owner;

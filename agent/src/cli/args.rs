@@ -47,6 +47,8 @@ pub enum Command {
     Approve(LaneArgs),
     /// Say everything that is known of one path.
     Why(WhyArgs),
+    /// Show the change journal of a lane: what was touched, when, and which generation took it in.
+    Journal(JournalArgs),
     /// Say what a sync would do, and do nothing.
     Plan(PlanArgs),
     /// Check the agent's configuration, or print one to begin with.
@@ -162,6 +164,23 @@ pub struct WhyArgs {
     /// The path, relative to the volume's root.
     #[arg(value_name = "PATH")]
     pub path: std::ffi::OsString,
+    /// Where the lane is looked for when no agent runs.
+    #[arg(long, value_name = "FILE", default_value = crate::config::CONFIG_PATH)]
+    pub config: PathBuf,
+}
+
+/// Options of `journal`.
+#[derive(Debug, Args)]
+pub struct JournalArgs {
+    /// A lane, as team/env; or a mirror, as a path.
+    #[arg(value_name = "LANE|DST")]
+    pub of: String,
+    /// Go on with what comes, until interrupted.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Of what is there already only the last N notes.
+    #[arg(long, short = 'n', value_name = "N")]
+    pub last: Option<u64>,
     /// Where the lane is looked for when no agent runs.
     #[arg(long, value_name = "FILE", default_value = crate::config::CONFIG_PATH)]
     pub config: PathBuf,

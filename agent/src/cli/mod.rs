@@ -2,6 +2,7 @@
 
 mod args;
 mod config;
+mod journal;
 mod lanes;
 mod named;
 mod plan;
@@ -36,6 +37,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         args::Command::Resume(args) => lanes::resume(&args, &ui),
         args::Command::Approve(args) => lanes::approve(&args, &ui),
         args::Command::Why(args) => why::run(&args, &ui),
+        args::Command::Journal(args) => journal::run(&args, &ui),
         args::Command::Plan(args) => plan::run(&args, &ui),
         args::Command::Verify(args) => verify::run(&args, &ui),
         args::Command::Config(args) => config::run(&args, &ui),
