@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::protocol::{ANSWER_MAX, Answer, Request};
+use super::until::Until;
 use crate::error::{Error, Result};
 
 /// Asks the agent at `socket` and waits up to `limit` for the answer.
@@ -35,13 +36,12 @@ pub fn ask(socket: &Path, request: &Request, limit: Duration) -> Result<Answer> 
             other => other,
         }
     })?;
-    stream.set_read_timeout(Some(limit)).map_err(|e| failed("ask", e))?;
     stream.set_write_timeout(Some(Duration::from_secs(5))).map_err(|e| failed("ask", e))?;
     let mut line = serde_json::to_vec(request).map_err(|e| Error::Agent(e.to_string()))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(|e| failed("ask", e))?;
     let mut answer = Vec::new();
-    let mut limited = BufReader::new(stream.take(ANSWER_MAX));
+    let mut limited = BufReader::new(Until::new(&stream, limit).take(ANSWER_MAX));
     limited.read_until(b'\n', &mut answer).map_err(|e| failed("hear", e))?;
     match understand(&answer)? {
         Answer::Refused(why) => Err(Error::Agent(why)),

@@ -6,6 +6,7 @@
 mod client;
 mod protocol;
 mod server;
+mod until;
 
 pub use client::{ask, understand};
 pub use protocol::{ANSWER_MAX, Acted, AgentStatus, Answer, Ask, AskedPath, REQUEST_MAX, Request};
