@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod cycle;
 pub mod docker;
+pub mod doctor;
 pub mod error;
 pub mod index;
 pub mod journal;

@@ -61,7 +61,11 @@ impl StateDir {
         Ok(Some(Self { path, node }))
     }
 
-    fn place() -> Result<PathBuf> {
+    /// Where it is, or will be.
+    ///
+    /// # Errors
+    /// [`Error::State`]: nothing says where.
+    pub fn place() -> Result<PathBuf> {
         Ok(match std::env::var_os("TIDEGATE_STATE_DIR").filter(|dir| !dir.is_empty()) {
             Some(dir) => PathBuf::from(dir),
             None if sys::host::effective_owner().0 == 0 => PathBuf::from("/var/lib/tidegate"),

@@ -51,8 +51,21 @@ pub enum Command {
     Journal(JournalArgs),
     /// Say what a sync would do, and do nothing.
     Plan(PlanArgs),
+    /// Say what this host can do for its lanes, and what is in the way.
+    Doctor(DoctorArgs),
     /// Check the agent's configuration, or print one to begin with.
     Config(ConfigArgs),
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Only this lane, as team/env; all of the configuration without it.
+    #[arg(value_name = "LANE")]
+    pub lane: Option<proto::LaneName>,
+    /// The configuration. The host is examined without one, too.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Options of `config`.

@@ -2,6 +2,7 @@
 
 mod args;
 mod config;
+mod doctor;
 mod journal;
 mod lanes;
 mod named;
@@ -17,7 +18,7 @@ mod why;
 pub use args::Cli;
 pub use source::open_volume;
 pub use sync::apart;
-pub use ui::{Ui, when};
+pub use ui::{Ui, bytes, when};
 
 use crate::error::{Exit, Result};
 
@@ -40,6 +41,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         args::Command::Journal(args) => journal::run(&args, &ui),
         args::Command::Plan(args) => plan::run(&args, &ui),
         args::Command::Verify(args) => verify::run(&args, &ui),
+        args::Command::Doctor(args) => Ok(doctor::run(&args, &ui)),
         args::Command::Config(args) => config::run(&args, &ui),
     }
 }

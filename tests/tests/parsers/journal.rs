@@ -20,7 +20,7 @@ use super::{Bound, run};
 
 /// What a forged length may claim of the decoder (`proto::codec`), with room for the vector behind it; and what a search for
 /// sound frames keeps of an input.
-const CLAIM: Bound = Bound { always: 40 << 20, times: 16 };
+const CLAIM: Bound = Bound { always: 20 << 20, times: 16 };
 
 const CAUSES: [GapCause; 9] = [
     GapCause::QueueOverflow,
