@@ -1,7 +1,6 @@
 //! `tidegate doctor` as users run it: on file systems of every kind, with and without privilege, Docker and a configuration.
 //!
-//! Fails on a weakened build: a `captured` that asks the type of the file system instead of the kernel; an exit code that is
-//! that of the last finding instead of the worst.
+//! Fails on a weakened build: a `captured` that always says yes; an exit code that is that of the last finding instead of the worst.
 
 #![forbid(unsafe_code)]
 
