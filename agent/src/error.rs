@@ -197,6 +197,20 @@ pub enum Error {
     /// What the agent was asked, or could not be asked.
     #[error("{0}")]
     Agent(String),
+    /// No agent runs on this host.
+    #[error("{0}")]
+    NoAgent(String),
+    /// There is no change journal to read.
+    #[error("no journal of {of}: {why}")]
+    NoJournal {
+        /// The lane or mirror.
+        of: String,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// The change journal cannot be read.
+    #[error(transparent)]
+    Journal(#[from] crate::journal::ReaderError),
     /// Content does not match its hash, or other proof failed.
     #[error("{0}")]
     NotProven(String),
@@ -231,6 +245,9 @@ impl Error {
             | Self::Hook(_)
             | Self::Stopped
             | Self::Agent(_)
+            | Self::NoAgent(_)
+            | Self::NoJournal { .. }
+            | Self::Journal(_)
             | Self::NotProven(_) => Exit::Failed,
         }
     }

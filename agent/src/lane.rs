@@ -1,13 +1,14 @@
 //! A lane as a command holds it: the ledger open, the right to write or only to read, the index caught up.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fsprobe::PinnedMount;
 use proto::{Generation, Head, RelPath};
 
 use crate::error::{Error, Result, on_state};
-use crate::index::{Index, IndexError};
+use crate::index::{Index, IndexError, Lent, Shelf};
 use crate::ledger::{Ledger, LocalLog, Tenure, roll_forward, settle, take_over};
 use crate::state::{LaneDir, LaneLock, StateDir};
 
@@ -25,12 +26,14 @@ pub enum Ownership {
 
 /// An open lane.
 pub struct Lane {
+    /// First, so that it ends first: whoever reads the index is done before its file is closed and the lock given back.
+    lent: Option<Lent>,
     /// Its ledger.
     pub ledger: Ledger,
     /// What it published last.
     pub head: Option<Head>,
     /// What the mirror holds at `head`.
-    pub index: Index,
+    pub index: Arc<Index>,
     /// Our place on the local disk.
     pub dir: LaneDir,
     /// This installation.
@@ -80,8 +83,8 @@ impl Lane {
         };
         state.remember(&path, ledger.lane.id, ledger.root.pinned().identity())?;
         let head = ledger.head()?;
-        let index = open_index(&dir)?;
-        let mut lane = Self { ledger, head, index, dir, node, lock: Some(lock), scratch: None };
+        let index = Arc::new(open_index(&dir)?);
+        let mut lane = Self { lent: None, ledger, head, index, dir, node, lock: Some(lock), scratch: None };
         lane.catch_up()?;
         Ok((lane, tenure))
     }
@@ -131,7 +134,8 @@ impl Lane {
             Some(_) => (open_index(&dir)?, None),
             None => (Index::in_memory()?, Some(dir.file(&format!("reader-{}.log", std::process::id())))),
         };
-        let mut lane = Self { ledger, head, index, dir, node: state.node(), lock, scratch };
+        let index = Arc::new(index);
+        let mut lane = Self { lent: None, ledger, head, index, dir, node: state.node(), lock, scratch };
         lane.catch_up()?;
         Ok(lane)
     }
@@ -139,6 +143,11 @@ impl Lane {
     /// True when no other process of this host works on the lane.
     pub fn is_locked(&self) -> bool {
         self.lock.is_some()
+    }
+
+    /// Lets others read the index through `shelf` for as long as this lane is open.
+    pub fn lend(&mut self, shelf: &Shelf) {
+        self.lent = Some(shelf.lend(self.index.clone()));
     }
 
     /// Applies the logs between the index and HEAD.

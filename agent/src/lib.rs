@@ -9,6 +9,7 @@ pub mod control;
 pub mod cut;
 pub mod cycle;
 pub mod docker;
+pub mod doctor;
 pub mod error;
 pub mod index;
 pub mod journal;
@@ -20,5 +21,6 @@ pub mod run;
 pub mod state;
 pub mod verify;
 pub mod volume;
+pub mod why;
 
 pub use error::{Error, Exit, Result};

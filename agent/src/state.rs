@@ -67,7 +67,11 @@ impl StateDir {
         Ok(Some(Self { path, node }))
     }
 
-    fn place() -> Result<PathBuf> {
+    /// Where it is, or will be.
+    ///
+    /// # Errors
+    /// [`Error::State`]: nothing says where.
+    pub fn place() -> Result<PathBuf> {
         Ok(match std::env::var_os("TIDEGATE_STATE_DIR").filter(|dir| !dir.is_empty()) {
             Some(dir) => PathBuf::from(dir),
             None if sys::host::effective_owner().0 == 0 => PathBuf::from("/var/lib/tidegate"),
@@ -95,6 +99,11 @@ impl StateDir {
         }
         let node = node_id(&path.join("node"))?;
         Ok(Self { path: path.to_owned(), node })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Identity of this installation.
@@ -153,6 +162,15 @@ impl StateDir {
     pub fn existing_lane(&self, lane: LaneId) -> Option<LaneDir> {
         let path = self.path.join("lanes").join(lane.to_string());
         path.is_dir().then_some(LaneDir { path })
+    }
+}
+
+impl Remembered {
+    /// The directory of the lane that is remembered, if this host has worked on it.
+    pub fn lane_dir(&self, state: &StateDir) -> Option<LaneDir> {
+        let is_id = self.lane.len() == 32 && self.lane.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let path = state.path.join("lanes").join(&self.lane);
+        (is_id && path.is_dir()).then_some(LaneDir { path })
     }
 }
 

@@ -16,6 +16,11 @@ pub fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// Release of the kernel, as `uname -r` prints it.
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
 /// Random bytes from the kernel, for names that must be unique for ever.
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];

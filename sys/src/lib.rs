@@ -5,7 +5,7 @@
 //! keeps a container from steering a root process out of its volume by swapping a directory for a symlink.
 //!
 //! In reading order: [`error`], [`stat`], [`dir`], [`file`], [`meta`], [`owner`], [`mount`], [`uring`], [`handle`], [`fanotify`],
-//! [`procfs`]; [`map`] and [`aio`] make the writes that fanotify is silent about, for tests.
+//! [`inotify`], [`procfs`], [`map`]; [`aio`] makes a write that fanotify is silent about, for tests.
 
 pub mod aio;
 pub mod dir;
@@ -14,6 +14,7 @@ pub mod fanotify;
 pub mod file;
 pub mod handle;
 pub mod host;
+pub mod inotify;
 pub mod map;
 pub mod meta;
 pub mod mount;

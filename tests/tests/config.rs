@@ -27,10 +27,21 @@ fn cases(usual: u32) -> ProptestConfig {
     ProptestConfig { cases: given.unwrap_or(usual), failure_persistence: None, ..ProptestConfig::default() }
 }
 
+/// What a reader may hold at once whatever comes, patterns of a preset compiled among it; and for each byte of the text.
+const HELD_MAX: u64 = 4 << 20;
+const HELD_TIMES: u64 = 256;
+
 /// Either a configuration, or at least one error with a place inside the text.
 fn judged(text: Vec<u8>) -> Result<(), TestCaseError> {
     let len = text.len();
-    let (config, report): (Option<Config>, Report) = match Config::parse(Source::new("t.toml", text)) {
+    let mut parsed = None;
+    let used = allocation_counter::measure(|| parsed = Some(Config::parse(Source::new("t.toml", text))));
+    prop_assert!(
+        used.bytes_max <= HELD_MAX + HELD_TIMES * len as u64,
+        "{} bytes held for {len}",
+        used.bytes_max
+    );
+    let (config, report): (Option<Config>, Report) = match parsed.expect("measured") {
         Ok((config, report)) => (Some(config), report),
         Err(report) => (None, report),
     };

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::host::{Host, WAIT};
+use common::solo::{Host, WAIT};
 use harness::gate::{Need, require};
 use harness::lab::{Seen, wait_until};
 use harness::product::program;

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use common::host::{Host, WAIT};
+use common::solo::{Host, WAIT};
 use harness::docker::{Engine, NEEDS};
 use harness::gate::{Need, require};
 use harness::lab::{Seen, wait_until};

@@ -11,13 +11,14 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use agent::journal::{
     AppendError, Boot, Calls, Health, Journal, Limits, Lost, Opening, Past, Progress, Published, Read,
-    Reader, Replay, Stop, Want, describe,
+    Reader, Replay, Stop, Want,
 };
 use common::in_memory;
 use harness::gate::{Need, require};
@@ -652,6 +653,7 @@ fn a_reader_follows_across_segments_while_they_are_written() {
                 match reader.read().unwrap() {
                     Read::Record(record) if record.note == Note::CleanStop => return found,
                     Read::Record(record) => found.push(record),
+                    Read::Begun(_) => {}
                     Read::End => std::thread::yield_now(),
                     other => panic!("{other:?}"),
                 }
@@ -667,7 +669,6 @@ fn a_reader_follows_across_segments_while_they_are_written() {
     let found = reader.join().unwrap();
     assert!(tokens(&found).into_iter().eq(0..COUNT));
     assert!(files(&dir).len() > before.len() + 10);
-    assert!(describe(&found[0]).contains("barrier"), "{}", describe(&found[0]));
     let json = serde_json::to_value(&found[7]).unwrap();
     let expected = serde_json::json!({"seq": 8, "at": "7.000000000", "note": {"barrier": {"token": 7}}});
     assert_eq!(json, expected);
@@ -681,6 +682,7 @@ fn a_reader_says_what_it_missed_and_what_is_damaged() {
     let (journal, _) = open(&dir, &small());
     say(&journal, 0..10);
     let mut reader = Reader::open(&dir).unwrap();
+    assert!(matches!(reader.read().unwrap(), Read::Begun(header) if header.first == Seq(1)));
     assert!(matches!(reader.read().unwrap(), Read::Record(record) if record.note == barrier(0)));
     say(&journal, 10..100);
     let upto = Seq(settle(&journal).next.0 - 3);
@@ -710,12 +712,55 @@ fn a_reader_says_what_it_missed_and_what_is_damaged() {
         match reader.read().unwrap() {
             Read::End => break,
             Read::Damaged { .. } => damaged += 1,
-            Read::Record(_) | Read::Missed { .. } => {}
+            Read::Begun(_) | Read::Record(_) | Read::Missed { .. } => {}
+            other @ Read::Newer { .. } => panic!("{other:?}"),
         }
     }
     assert_eq!(damaged, 1);
     assert_eq!(files(&bad), before, "a reader changes nothing");
     close(journal);
+}
+
+/// What a follower has open may be replaced under its name, or begin anew with numbers that it has passed.
+#[test]
+fn a_reader_follows_a_segment_that_is_replaced_and_a_journal_that_begins_anew() {
+    let base = in_memory();
+    let dir = base.path().join("journal");
+    let (journal, _) = open(&dir, &opening());
+    let mut reader = Reader::open(&dir).unwrap();
+    let mut read = || {
+        let mut found = Vec::new();
+        loop {
+            match reader.read().unwrap() {
+                Read::Record(record) => found.push(record),
+                Read::Begun(_) => {}
+                Read::End => return notes(&found),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    assert_eq!(read(), []);
+    let segment = |first| dir.join(proto::journal::segment::name(Seq(first)));
+    let ino = || fs::metadata(segment(1)).unwrap().ino();
+    let first = ino();
+    drop(journal);
+    let (journal, _) = open(&dir, &opening());
+    assert_ne!(ino(), first, "it is another file under the same name");
+    say(&journal, 0..3);
+    assert_eq!(read(), [barrier(0), barrier(1), barrier(2)]);
+    close(journal);
+    assert_eq!(read(), [Note::CleanStop]);
+    for round in 0..2 {
+        fs::remove_dir_all(&dir).unwrap();
+        if round == 1 {
+            assert_eq!(read(), [], "nothing is there for now");
+        }
+        let (journal, _) = open(&dir, &opening());
+        say(&journal, 7..8);
+        assert_eq!(read(), [barrier(7)]);
+        close(journal);
+        assert_eq!(read(), [Note::CleanStop]);
+    }
 }
 
 // ---- many ----

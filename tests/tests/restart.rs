@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::host::Host;
 use common::loopfs::{Kind, LoopFs};
+use common::solo::Host;
 use common::store::{Kept, Store, atime, only};
 use harness::gate::{Need, require};
 use harness::writers::{Work, Writer, stir};

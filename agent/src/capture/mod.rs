@@ -18,5 +18,5 @@ pub use dirty::{Dirty, Gap};
 pub use notes::{cause, take_in};
 pub use open_files::{NoScan, OpenFiles, Scan, WSet};
 pub use reader::{Begin, Capture, Target, Unavailable};
-pub use resolve::{Resolved, inode, object, resolve};
+pub use resolve::{Resolved, below, inode, object, resolve};
 pub use spool::{Left, Spool};

@@ -91,8 +91,10 @@ pub fn append(journal: &Appender, hints: Vec<Hint>) {
         if let Err(error @ AppendError::Bad { .. }) =
             journal.append(crate::cycle::now(), vec![Note::Hints(some)], Want::Written)
         {
-            tracing::error!(%error, "the journal cannot hold what was touched: a start that needs it will walk");
-            let _ = journal.append(crate::cycle::now(), vec![Note::Hint(Hint::Whole)], Want::Written);
+            // Of a batch that is refused nothing is noted: the next start has to look at everything.
+            tracing::error!(%error, "the journal refuses what the kernel said; a gap is noted instead");
+            let gap = Note::Gap(GapCause::UnknownRecord);
+            let _ = journal.append(crate::cycle::now(), vec![gap], Want::Written);
         }
     }
 }

@@ -47,13 +47,28 @@ pub enum Command {
     Approve(LaneArgs),
     /// Say everything that is known of one path.
     Why(WhyArgs),
+    /// Show the change journal of a lane: what was touched, when, and which generation took it in.
+    Journal(JournalArgs),
     /// Say what a sync would do, and do nothing.
     Plan(PlanArgs),
+    /// Say what this host can do for its lanes, and what is in the way.
+    Doctor(DoctorArgs),
     /// Check the agent's configuration, or print one to begin with.
     Config(ConfigArgs),
     /// Hold what a cut does to an application; started by the agent alone.
     #[command(hide = true)]
     KeepCut,
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Only this lane, as team/env; all of the configuration without it.
+    #[arg(value_name = "LANE")]
+    pub lane: Option<proto::LaneName>,
+    /// The configuration. The host is examined without one, too.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Options of `config`.
@@ -159,12 +174,32 @@ pub struct StatusArgs {
 /// Options of `why`.
 #[derive(Debug, Args)]
 pub struct WhyArgs {
-    /// The mirror.
-    #[arg(value_name = "DST")]
-    pub mirror: PathBuf,
+    /// A lane, as team/env; or a mirror, as a path.
+    #[arg(value_name = "LANE|DST")]
+    pub of: String,
     /// The path, relative to the volume's root.
     #[arg(value_name = "PATH")]
     pub path: std::ffi::OsString,
+    /// Where the lane is looked for when no agent runs.
+    #[arg(long, value_name = "FILE", default_value = crate::config::CONFIG_PATH)]
+    pub config: PathBuf,
+}
+
+/// Options of `journal`.
+#[derive(Debug, Args)]
+pub struct JournalArgs {
+    /// A lane, as team/env; or a mirror, as a path.
+    #[arg(value_name = "LANE|DST")]
+    pub of: String,
+    /// Go on with what comes, until interrupted.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Of what is there already only the last N notes.
+    #[arg(long, short = 'n', value_name = "N")]
+    pub last: Option<u64>,
+    /// Where the lane is looked for when no agent runs.
+    #[arg(long, value_name = "FILE", default_value = crate::config::CONFIG_PATH)]
+    pub config: PathBuf,
 }
 
 /// Options of `plan`.

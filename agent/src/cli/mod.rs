@@ -2,7 +2,10 @@
 
 mod args;
 mod config;
+mod doctor;
+mod journal;
 mod lanes;
+mod named;
 mod plan;
 mod recover;
 mod source;
@@ -15,7 +18,7 @@ mod why;
 pub use args::Cli;
 pub use source::open_volume;
 pub use sync::apart;
-pub use ui::Ui;
+pub use ui::{Ui, bytes, when};
 
 use crate::error::{Exit, Result};
 
@@ -35,9 +38,11 @@ pub fn run(cli: Cli) -> Result<Exit> {
         args::Command::Resume(args) => lanes::resume(&args, &ui),
         args::Command::Approve(args) => lanes::approve(&args, &ui),
         args::Command::Why(args) => why::run(&args, &ui),
+        args::Command::Journal(args) => journal::run(&args, &ui),
         args::Command::Plan(args) => plan::run(&args, &ui),
         args::Command::Verify(args) => verify::run(&args, &ui),
         args::Command::KeepCut => crate::cut::keep(),
+        args::Command::Doctor(args) => Ok(doctor::run(&args, &ui)),
         args::Command::Config(args) => config::run(&args, &ui),
     }
 }

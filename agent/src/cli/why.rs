@@ -1,22 +1,27 @@
 //! `tidegate why`.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use proto::path::Escaped;
-use proto::{Body, DirWork, Entry, Exception, ExceptionClass, Generation, Leaves, Op, RelPath, Source};
+use proto::{DirWork, ExceptionClass, Generation, Leaves, Op, RelPath, Source};
 
 use super::args::WhyArgs;
+use super::named;
 use super::ui::{Ui, bytes, count, when};
+use crate::control::{Answer, Request, ask, socket_path};
 use crate::error::{Error, Exit, Result};
-use crate::index::{Index, View};
+use crate::index::Index;
 use crate::lane::user_path;
 use crate::peek::Peek;
-use crate::recover::link_key;
+use crate::run::{Chain, LaneStatus};
+use crate::why::{Class, Known, gather};
 
 /// Logs that are searched for what happened to a path.
 const LOGS_MAX: u64 = 200;
 /// Names of one inode that are listed.
 const LINKS_MAX: usize = 20;
+/// How long the agent may take: it counts the names in a directory, whose number has no limit.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const REMOVED_WITH: &str = "removed with ";
 const REMOVED_WITH_ALL: &str = "removed with the whole mirror, which was made anew";
@@ -24,44 +29,15 @@ const REMOVED_WITH_ALL: &str = "removed with the whole mirror, which was made an
 /// What is known of a path.
 #[derive(serde::Serialize)]
 struct Why {
-    path: RelPath,
-    generation: Generation,
-    entry: Option<Shown>,
-    /// Of a directory: names directly in it.
-    holds: Option<u64>,
-    /// Other names of the same inode.
-    links: Vec<RelPath>,
-    exception: Option<Excepted>,
-    /// What is said of the directories above a path that is not there.
-    hints: Vec<String>,
-    /// Whether that explains it.
-    explained: bool,
+    #[serde(flatten)]
+    known: Known,
+    /// How its lane is, if an agent has it: then the agent was asked.
+    agent: Option<LaneStatus>,
     history: Vec<Touch>,
-    /// The oldest generation that was searched for the history.
+    /// The oldest generation that was searched for the history; 0 when none was.
     searched_back_to: Generation,
-}
-
-#[derive(serde::Serialize)]
-struct Shown {
-    r#type: &'static str,
-    size: u64,
-    blake3: Option<String>,
-    target: Option<String>,
-    mode: String,
-    uid: u32,
-    gid: u32,
-    mtime: String,
-    xattrs: Vec<String>,
-    volume_inode: u64,
-    compared_by_content_next_time: bool,
-}
-
-#[derive(serde::Serialize)]
-struct Excepted {
-    class: ExceptionClass,
-    reason: String,
-    errno: i32,
-    since: String,
+    /// Why there is no history: the ledger lies on the mirror, and that may be sick.
+    history_error: Option<String>,
 }
 
 #[derive(serde::Serialize)]
@@ -71,108 +47,59 @@ struct Touch {
     what: String,
 }
 
-/// Runs the command.
+/// Runs the command. What the index knows is asked of the agent, if one has the lane, for nobody else can read it then; what
+/// the logs say is read here, for the agent must not wait for a mirror.
 ///
 /// # Errors
 /// [`Error::NoSuchPath`] when nothing at all is known of the path; any other [`Error`].
 pub fn run(args: &WhyArgs, ui: &Ui) -> Result<Exit> {
     let path = user_path(&args.path)?;
-    let peek = Peek::open(&args.mirror)?;
-    let index: Index = peek.index()?;
-    let view = index.view()?;
-    let why = gather(&peek, &view, path)?;
+    let named = named::find(&args.of, &args.config)?;
+    let asked = match &named.agent {
+        Some(lane) => ask_agent(lane, &path)?,
+        None => None,
+    };
+    let (known, peek) = match asked {
+        Some(known) => (known, Peek::open(&named.mirror)),
+        None => {
+            let peek = Peek::open(&named.mirror)?;
+            let index: Index = peek.index()?;
+            let known = gather(&index.view()?, &path)?;
+            (known, Ok(peek))
+        }
+    };
+    let told = peek.and_then(|peek| history(&peek, &path));
+    let (history, searched_back_to, failed) = match told {
+        Ok((history, oldest)) => (history, oldest, None),
+        Err(error) => (Vec::new(), Generation(0), Some(error)),
+    };
+    let history_error = failed.as_ref().map(|error| Chain(error).to_string());
+    let why = Why { known, agent: named.agent, history, searched_back_to, history_error };
+    let known = &why.known;
+    let is_unknown =
+        known.entry.is_none() && known.exception.is_none() && why.history.is_empty() && !known.explained;
     ui.document(&why);
     say(&why, ui);
-    if why.entry.is_none() && why.exception.is_none() && why.history.is_empty() && !why.explained {
-        return Err(Error::NoSuchPath { path: why.path });
+    if let (Some(error), Some(why)) = (&failed, &why.history_error) {
+        ui.remark(format_args!("which generations touched it cannot be told: {why}"));
+        return Ok(error.exit());
+    }
+    if is_unknown {
+        return Err(Error::NoSuchPath { path });
     }
     Ok(Exit::InSync)
 }
 
-fn gather(peek: &Peek, view: &View, path: RelPath) -> Result<Why> {
-    let generation = view.position().generation;
-    let entry = view.entry(&path)?;
-    let mut links = Vec::new();
-    if let Some(key) = entry.as_ref().and_then(link_key) {
-        view.walk::<Error>(&RelPath::root(), |at, row| {
-            let facts = row.facts().filter(|facts| facts.linked && facts.ino == key.0);
-            if facts.is_some() && *at != path && row.entry().as_ref().and_then(link_key) == Some(key) {
-                links.push(at.clone());
-            }
-            Ok(())
-        })?;
+/// Nothing while the agent has not opened the lane: then nobody holds its index.
+fn ask_agent(lane: &LaneStatus, path: &RelPath) -> Result<Option<Known>> {
+    let request = Request::why(lane.lane.clone(), path.clone());
+    match ask(&socket_path(), &request, PATIENCE) {
+        Ok(Answer::Why(known)) => Ok(known.map(|known| *known)),
+        Ok(_) => Err(Error::Agent("the agent answered something else".to_owned())),
+        // It ended meanwhile.
+        Err(Error::NoAgent(_)) => Ok(None),
+        Err(error) => Err(error),
     }
-    let mut holds = None;
-    if entry.as_ref().is_some_and(Entry::is_dir)
-        && let Some(id) = view.dir_id(&path)?
-    {
-        let mut names = 0;
-        view.scan::<Error>(id, |_, _| {
-            names += 1;
-            Ok(())
-        })?;
-        holds = Some(names);
-    }
-    let exception = view.exception(&path)?.map(|exception| Excepted {
-        class: exception.class,
-        reason: exception.reason,
-        errno: exception.errno,
-        since: when(exception.since),
-    });
-    let (hints, explained) = if entry.is_none() { hints(view, &path)? } else { (Vec::new(), false) };
-    let (history, searched_back_to) = history(peek, &path)?;
-    let entry = entry.as_ref().map(shown);
-    Ok(Why { path, generation, entry, holds, links, exception, hints, explained, history, searched_back_to })
-}
-
-fn shown(entry: &Entry) -> Shown {
-    Shown {
-        r#type: entry.type_word(),
-        size: entry.size(),
-        blake3: match &entry.body {
-            Body::File(file) => Some(file.hash.iter().map(|byte| format!("{byte:02x}")).collect()),
-            Body::Dir | Body::Symlink(_) | Body::Fifo => None,
-        },
-        target: match &entry.body {
-            Body::Symlink(text) => Some(Escaped(text).to_string()),
-            Body::Dir | Body::File(_) | Body::Fifo => None,
-        },
-        mode: format!("{:04o}", entry.mode),
-        uid: entry.uid,
-        gid: entry.gid,
-        mtime: when(entry.mtime),
-        xattrs: entry.xattrs.iter().map(|(name, _)| Escaped(name).to_string()).collect(),
-        volume_inode: entry.origin.ino,
-        compared_by_content_next_time: entry.origin.racy,
-    }
-}
-
-/// Why a path may be missing: what is said of the directories above it.
-fn hints(view: &View, path: &RelPath) -> Result<(Vec<String>, bool)> {
-    let mut hints = Vec::new();
-    let mut explained = false;
-    let mut at = path.clone();
-    while let Some((above, _)) = at.split_last() {
-        if let Some(Exception { class, reason, .. }) = view.exception(&above)? {
-            let word = match class {
-                ExceptionClass::Quarantined => "is in quarantine",
-                ExceptionClass::LeftOut => "is left out",
-            };
-            hints.push(format!("{above}, above it, {word}: {reason}"));
-            explained = true;
-        }
-        match view.entry(&above)? {
-            Some(entry) if entry.is_dir() => {}
-            Some(entry) => {
-                hints.push(format!("{above}, above it, is a {}", entry.type_word()));
-                explained = true;
-            }
-            None if above.is_root() => {}
-            None => hints.push(format!("{above}, above it, is not in the generation either")),
-        }
-        at = above;
-    }
-    Ok((hints, explained))
 }
 
 /// What the newest logs say of a path, following it back through renames of itself and of what is above it.
@@ -265,7 +192,8 @@ impl Touch {
     }
 }
 
-fn say(why: &Why, ui: &Ui) {
+fn say(whole: &Why, ui: &Ui) {
+    let why = &whole.known;
     match &why.entry {
         None => ui.line(format_args!("{}: not in generation {}", why.path, why.generation)),
         Some(entry) => {
@@ -292,8 +220,8 @@ fn say(why: &Why, ui: &Ui) {
             for link in why.links.iter().take(LINKS_MAX) {
                 ui.line(format_args!("  same file as {link}"));
             }
-            if why.links.len() > LINKS_MAX {
-                ui.line(format_args!("  … and {} more names", why.links.len() - LINKS_MAX));
+            if why.links_total > LINKS_MAX as u64 {
+                ui.line(format_args!("  … and {} more names", why.links_total - LINKS_MAX as u64));
             }
             if entry.compared_by_content_next_time {
                 ui.line("  it changed just before it was read: the next cycle compares its content");
@@ -302,18 +230,30 @@ fn say(why: &Why, ui: &Ui) {
     }
     if let Some(exception) = &why.exception {
         let word = match exception.class {
-            ExceptionClass::Quarantined => "QUARANTINE",
-            ExceptionClass::LeftOut => "left out",
+            Class::Quarantined => "QUARANTINE",
+            Class::LeftOut => "left out",
         };
         ui.line(format_args!("  {word}: {}, since {}", exception.reason, exception.since));
     }
     for hint in &why.hints {
         ui.line(format_args!("  {hint}"));
     }
-    for touch in &why.history {
+    if let Some(lane) = &whole.agent {
+        let lag = lane.lag_seconds.map_or_else(|| "unknown".to_owned(), |lag| format!("{lag:.1} s"));
+        let waiting = match (&lane.gap, lane.waiting) {
+            (Some(gap), _) => format!("all of the volume is to be looked at: {gap}"),
+            (None, 1) => "1 name waits".to_owned(),
+            (None, waiting) => format!("{} names wait", count(waiting)),
+        };
+        ui.line(format_args!("  the agent: lag {lag}, {waiting}"));
+        if let Some(why) = lane.error.as_ref().or(lane.halted.as_ref()) {
+            ui.line(format_args!("  the agent: {why}"));
+        }
+    }
+    for touch in &whole.history {
         ui.line(format_args!("  generation {} ({}): {}", touch.generation, touch.sealed, touch.what));
     }
-    if why.searched_back_to > Generation(1) {
-        ui.line(format_args!("  (searched back to generation {})", why.searched_back_to));
+    if whole.searched_back_to > Generation(1) {
+        ui.line(format_args!("  (searched back to generation {})", whole.searched_back_to));
     }
 }

@@ -1,15 +1,16 @@
-//! The control socket of the agent: `status`, `flush`, `pause`, `resume`, `approve`.
+//! The control socket of the agent: `status`, `why`, `flush`, `pause`, `resume`, `approve`.
 //!
-//! One request and one answer a connection, each a line of JSON. Whoever may connect may read; to act one has to be root or
-//! the user that the agent runs as. In reading order: [`protocol`], [`server`], [`client`].
+//! One request and one answer a connection, each a line of JSON. Whoever may connect may read how the lanes are; to act, or to ask
+//! for what is in a volume, one has to be root or the user that the agent runs as. In reading order: [`protocol`], [`server`], [`client`].
 
 mod client;
 mod protocol;
 mod server;
+mod until;
 
-pub use client::ask;
-pub use protocol::{Acted, AgentStatus, Answer, Ask, REQUEST_MAX, Request};
-pub use server::{Server, serve};
+pub use client::{ask, understand};
+pub use protocol::{ANSWER_MAX, Acted, AgentStatus, Answer, Ask, AskedPath, REQUEST_MAX, Request};
+pub use server::{Server, parse, serve};
 
 use std::path::PathBuf;
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::protocol::{Answer, REQUEST_MAX, Request, VERSION};
+use super::until::Until;
 use crate::error::{Error, Result};
 
 /// Connections answered at the same time; more wait to be accepted.
@@ -112,9 +113,8 @@ fn is_trusted(stream: &UnixStream) -> bool {
 }
 
 fn hear(stream: &UnixStream) -> std::result::Result<Request, String> {
-    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
     let mut line = Vec::new();
-    let mut limited = BufReader::new(stream.take(REQUEST_MAX));
+    let mut limited = BufReader::new(Until::new(stream, PATIENCE).take(REQUEST_MAX));
     limited.read_until(b'\n', &mut line).map_err(|e| format!("the request did not arrive: {e}"))?;
     parse(&line)
 }

@@ -38,7 +38,15 @@ impl Docker {
     /// # Errors
     /// `NotThisHost`, `IncompatibleApi`, or anything that says why there is no answer.
     pub fn connect() -> Result<Docker, DockerError> {
-        Docker::at(&socket_of(env::var_os("DOCKER_HOST"))?, Docker::DEADLINE)
+        Docker::find(Docker::DEADLINE)
+    }
+
+    /// As [`Docker::connect`], with a deadline of its own for each question.
+    ///
+    /// # Errors
+    /// Those of [`Docker::connect`].
+    pub fn find(deadline: Duration) -> Result<Docker, DockerError> {
+        Docker::at(&socket_of(env::var_os("DOCKER_HOST"))?, deadline)
     }
 
     /// As [`Docker::connect`], with another deadline.

@@ -6,8 +6,10 @@
 
 mod apply;
 mod row;
+mod shelf;
 mod store;
 
 pub use apply::Applying;
 pub use row::{DirId, Quick, ROOT, Row, RowFacts, facts_of, time};
+pub use shelf::{Lent, Shelf};
 pub use store::{Index, IndexError, Position, View};

@@ -5,10 +5,9 @@
 //!
 //! In reading order: [`appender`] is what producers hold, [`open`] reads what an earlier run left and starts the writer,
 //! `writer` is its loop, `replay` what a restart learns, `store` the directory, `io` and `ring` the two ways to
-//! write; [`reader`] and [`describe`] are for people. `docs/formats/journal.md` tables every byte.
+//! write; [`reader`] and [`told`] are for people. `docs/formats/journal.md` tables every byte.
 
 pub mod appender;
-pub mod describe;
 mod io;
 pub mod open;
 pub mod reader;
@@ -17,10 +16,10 @@ mod ring;
 mod store;
 #[cfg(test)]
 mod tests;
+pub mod told;
 mod writer;
 
 pub use appender::{AppendError, Appender, Lost, Numbers, Reached, Ticket, Want};
-pub use describe::describe;
 pub use io::Calls;
 pub use open::{CloseError, Health, Journal, JournalError, Limits, Opening, Past, Progress};
 pub use reader::{Read, Reader, ReaderError};

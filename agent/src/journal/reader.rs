@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use proto::journal::scan::peek_record;
 use proto::journal::segment::{SEGMENT_BYTES_MAX, take_header};
-use proto::journal::{JournalRecord, Scan, Seq, Verdict};
+use proto::journal::{JournalRecord, Scan, SegmentHeader, Seq, Verdict};
 use proto::{FrameError, LaneId};
 
 use super::store;
@@ -18,6 +18,8 @@ const READ_BYTES: usize = 1 << 20;
 /// What a reader finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Read {
+    /// A segment begins.
+    Begun(SegmentHeader),
     /// The next record.
     Record(JournalRecord),
     /// Notes that are not there (any more): dropped with their segments before they were read, or never written.
@@ -32,6 +34,13 @@ pub enum Read {
         /// Its first number.
         segment: Seq,
         /// Offset of what is damaged.
+        at: u64,
+    },
+    /// A segment that a newer program wrote on: this one cannot tell what it says. The next one follows.
+    Newer {
+        /// Its first number.
+        segment: Seq,
+        /// Offset of what is not known here.
         at: u64,
     },
     /// All that there is for now: ask again later.
@@ -56,11 +65,16 @@ pub struct Reader {
     next: Option<Seq>,
     /// First number of the segment that was read last: the next one is greater.
     passed: Option<Seq>,
+    /// Lane of the first segment: one of another lane is damage.
+    lane: Option<LaneId>,
+    /// What the segment says of itself, until it was told.
+    begun: Option<SegmentHeader>,
 }
 
 struct Open {
     first: Seq,
-    lane: Option<LaneId>,
+    /// Its header was read.
+    is_begun: bool,
     file: File,
     /// Offset of `pending`.
     at: u64,
@@ -76,7 +90,8 @@ impl Reader {
     /// # Errors
     /// [`ReaderError`], if there is no such directory, too.
     pub fn open(dir: &Path) -> Result<Self, ReaderError> {
-        let reader = Self { dir: dir.to_owned(), segment: None, next: None, passed: None };
+        let reader =
+            Self { dir: dir.to_owned(), segment: None, next: None, passed: None, lane: None, begun: None };
         match store::list(dir) {
             Ok(Some(_)) => Ok(reader),
             Ok(None) => Err(reader.error("find", ErrorKind::NotFound.into())),
@@ -97,12 +112,23 @@ impl Reader {
                 continue;
             };
             match open.take() {
-                Taken::Header { lane, first } if first == open.first => open.lane = Some(lane),
+                Taken::Header(header)
+                    if header.first == open.first && self.lane.is_none_or(|lane| header.lane == lane) =>
+                {
+                    open.is_begun = true;
+                    self.lane = Some(header.lane);
+                    self.begun = Some(header);
+                }
                 Taken::Record(record) if self.next.is_none_or(|next| record.seq == next) => {
                     self.next = record.next();
                     return Ok(Read::Record(record));
                 }
-                Taken::Header { .. } | Taken::Record(_) | Taken::Foreign => {
+                Taken::Newer => {
+                    let newer = Read::Newer { segment: open.first, at: open.at + open.used as u64 };
+                    self.leave();
+                    return Ok(newer);
+                }
+                Taken::Header(_) | Taken::Record(_) | Taken::Foreign => {
                     let damaged = Read::Damaged { segment: open.first, at: open.at + open.used as u64 };
                     self.leave();
                     return Ok(damaged);
@@ -112,6 +138,9 @@ impl Reader {
                         continue;
                     }
                     if !self.has_successor()? {
+                        if self.was_replaced() {
+                            continue;
+                        }
                         return Ok(self.judge_last().unwrap_or(Read::End));
                     }
                     // What came between the two looks is all that will ever come: writers go over for good.
@@ -126,6 +155,28 @@ impl Reader {
             if let Some(missed) = self.missed() {
                 return Ok(missed);
             }
+            if let Some(header) = self.begun.take() {
+                return Ok(Read::Begun(header));
+            }
+        }
+    }
+
+    /// A segment without notes is replaced under its name by the next start of its writer, and one that a person removed is
+    /// gone: what is read of it then is nobody's any more. Leaves it in both cases.
+    fn was_replaced(&mut self) -> bool {
+        let Some(open) = &self.segment else { return false };
+        match (std::fs::symlink_metadata(store::path(&self.dir, open.first)), open.file.metadata()) {
+            (Ok(named), Ok(held)) if named.dev() == held.dev() && named.ino() == held.ino() => false,
+            (Ok(_), Ok(_)) => {
+                self.segment = None;
+                true
+            }
+            (Err(e), _) if e.kind() == ErrorKind::NotFound => {
+                (self.segment, self.passed) = (None, None);
+                true
+            }
+            // Not known: read on.
+            _ => false,
         }
     }
 
@@ -134,10 +185,17 @@ impl Reader {
         let open = self.segment.as_ref()?;
         let rest = &open.pending[open.used..];
         let (segment, at) = (open.first, open.at + open.used as u64);
-        // A torn tail before a successor is what a full disk leaves, and the successor begins with a gap.
-        let damaged = !rest.is_empty() && open.verdict() != Some(Verdict::TornTail { at: at as usize });
+        let is_empty = rest.is_empty();
+        let verdict = if is_empty { Some(Verdict::Clean) } else { open.verdict() };
         self.leave();
-        damaged.then_some(Read::Damaged { segment, at })
+        match verdict {
+            Some(Verdict::Newer { .. }) => Some(Read::Newer { segment, at }),
+            // A torn tail before a successor is what a full disk leaves, and the successor begins with a gap.
+            Some(Verdict::TornTail { at: torn }) if torn as u64 == at => None,
+            // Nothing is left of it.
+            Some(Verdict::Clean) if is_empty => None,
+            _ => Some(Read::Damaged { segment, at }),
+        }
     }
 
     /// What is not a record may be one in a moment; with sound ones behind it, it never will.
@@ -148,17 +206,19 @@ impl Reader {
             return None;
         }
         open.judged = rest;
-        if !matches!(open.verdict(), Some(Verdict::Corrupt { .. } | Verdict::Newer { .. })) {
-            return None;
-        }
-        let damaged = Read::Damaged { segment: open.first, at: open.at + open.used as u64 };
+        let (segment, at) = (open.first, open.at + open.used as u64);
+        let found = match open.verdict() {
+            Some(Verdict::Corrupt { .. }) => Read::Damaged { segment, at },
+            Some(Verdict::Newer { .. }) => Read::Newer { segment, at },
+            Some(Verdict::Clean | Verdict::TornTail { .. }) | None => return None,
+        };
         self.leave();
-        Some(damaged)
+        Some(found)
     }
 
     /// Says that numbers are missing before the segment that was just opened.
     fn missed(&mut self) -> Option<Read> {
-        let open = self.segment.as_ref().filter(|open| open.lane.is_some())?;
+        let open = self.segment.as_ref().filter(|open| open.is_begun)?;
         let from = self.next.filter(|next| *next < open.first && open.pending_is_start())?;
         self.next = Some(open.first);
         Some(Read::Missed { from, to: open.first })
@@ -171,8 +231,18 @@ impl Reader {
     }
 
     fn successor(&self, passed: Seq) -> Result<Option<Seq>, ReaderError> {
-        let listing = store::list(&self.dir).map_err(|e| self.error("list", e))?.unwrap_or_default();
-        Ok(listing.segments.into_iter().find(|first| *first > passed))
+        Ok(self.list()?.into_iter().find(|first| *first > passed))
+    }
+
+    /// First numbers of the segments that are there, in order.
+    fn list(&self) -> Result<Vec<Seq>, ReaderError> {
+        let listing = store::list(&self.dir).map_err(|e| self.error("list", e))?;
+        Ok(listing.unwrap_or_default().segments)
+    }
+
+    /// True when somebody removed the journal and its writer began it anew: its numbers start over.
+    fn is_anew(&self, passed: Seq) -> Result<bool, ReaderError> {
+        Ok(self.list()?.last().is_some_and(|last| *last < passed))
     }
 
     fn has_successor(&self) -> Result<bool, ReaderError> {
@@ -185,17 +255,31 @@ impl Reader {
     fn open_next(&mut self) -> Result<bool, ReaderError> {
         loop {
             let next = match self.passed {
-                Some(passed) => self.successor(passed)?,
-                None => store::list(&self.dir)
-                    .map_err(|e| self.error("list", e))?
-                    .and_then(|listing| listing.segments.first().copied()),
+                Some(passed) => match self.successor(passed)? {
+                    None if self.is_anew(passed)? => {
+                        (self.passed, self.next) = (None, None);
+                        continue;
+                    }
+                    next => next,
+                },
+                None => self.list()?.first().copied(),
             };
             let Some(first) = next else { return Ok(false) };
             match File::open(store::path(&self.dir, first)) {
                 Ok(file) => {
-                    let open =
-                        Open { first, lane: None, file, at: 0, pending: Vec::new(), used: 0, judged: 0 };
-                    self.segment = Some(open);
+                    if self.passed.is_none() {
+                        // Numbers that start over are no damage.
+                        self.next = self.next.filter(|next| *next <= first);
+                    }
+                    self.segment = Some(Open {
+                        first,
+                        is_begun: false,
+                        file,
+                        at: 0,
+                        pending: Vec::new(),
+                        used: 0,
+                        judged: 0,
+                    });
                     return Ok(true);
                 }
                 // Removed between the two calls.
@@ -220,26 +304,26 @@ impl Reader {
 }
 
 enum Taken {
-    Header {
-        lane: LaneId,
-        first: Seq,
-    },
+    Header(SegmentHeader),
     Record(JournalRecord),
     /// Not a segment of ours.
     Foreign,
+    /// One of a version that is not known here.
+    Newer,
     Nothing,
 }
 
 impl Open {
     fn take(&mut self) -> Taken {
         let rest = &self.pending[self.used..];
-        if self.lane.is_none() {
+        if !self.is_begun {
             return match take_header(rest) {
                 Ok((header, len)) => {
                     self.used += len;
-                    Taken::Header { lane: header.lane, first: header.first }
+                    Taken::Header(header)
                 }
                 Err(FrameError::Truncated) => Taken::Nothing,
+                Err(FrameError::Version(_)) => Taken::Newer,
                 Err(_) => Taken::Foreign,
             };
         }

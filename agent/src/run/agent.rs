@@ -14,7 +14,7 @@ use proto::LaneName;
 use super::lane::{Chain, Command, Flushed, LaneHandle};
 use crate::capture::Capture;
 use crate::config::Config;
-use crate::control::{Acted, AgentStatus, Answer, Ask, Request, Server, serve};
+use crate::control::{Acted, AgentStatus, Answer, Ask, AskedPath, Request, Server, serve};
 use crate::error::{Error, Exit, Result};
 use crate::state::StateDir;
 
@@ -240,7 +240,7 @@ impl Agent {
                 Ask::Resume => Command::Resume,
                 Ask::Flush => Command::Flush(now, reply),
                 Ask::Approve => Command::Approve(reply),
-                Ask::Status => continue,
+                Ask::Status | Ask::Why => continue,
             };
             match handle.ask(command) {
                 Err(why) => acted.push(said(name, Err(why))),
@@ -261,6 +261,20 @@ impl Agent {
         }
         acted.sort_by(|a, b| a.lane.cmp(&b.lane));
         Answer::Acted(acted)
+    }
+
+    /// From the index alone: what lies on the mirror is left to who asks.
+    fn why(&self, lane: Option<&LaneName>, path: Option<&AskedPath>) -> Answer {
+        let (Some(lane), Some(AskedPath(path))) = (lane, path) else {
+            return Answer::Refused("of which path in which lane? (tidegate why LANE PATH)".to_owned());
+        };
+        let found = self.lanes().iter().find(|handle| handle.config.name == *lane).map(LaneHandle::index);
+        let Some(shelf) = found else { return Answer::Refused(self.no_such(lane)) };
+        match shelf.read(|index| crate::why::gather(&index.view()?, path)) {
+            None => Answer::Why(None),
+            Some(Ok(known)) => Answer::Why(Some(Box::new(known))),
+            Some(Err(error)) => Answer::Refused(Chain(&error).to_string()),
+        }
     }
 
     fn no_such(&self, name: &LaneName) -> String {
@@ -297,6 +311,12 @@ impl Server for Agent {
     fn answer(&self, request: Request, may_act: bool) -> Answer {
         if request.ask.acts() && !may_act {
             return Answer::Refused("only root may do that; the group may read (tidegate status)".to_owned());
+        }
+        if request.ask.is_private() && !may_act {
+            return Answer::Refused("only root may ask for what is in a volume; the group may read how the lanes are (tidegate status)".to_owned());
+        }
+        if request.ask == Ask::Why {
+            return self.why(request.lane.as_ref(), request.path.as_ref());
         }
         if request.ask.acts() {
             return self.act(request.ask, request.lane.as_ref());

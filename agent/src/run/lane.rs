@@ -16,7 +16,7 @@ use crate::config::{EngineChoice, Every, LaneConfig};
 use crate::cut::Cuts;
 use crate::cycle::{CycleOptions, CycleReport, Progress};
 use crate::error::{Error, Result};
-use crate::index::View;
+use crate::index::{Shelf, View};
 use crate::journal::{Boot, Calls, Health, Journal, Limits, Opening, Past, Replay, Stop, Want};
 use crate::lane::{Lane, Ownership};
 use crate::state::StateDir;
@@ -71,6 +71,7 @@ pub struct LaneHandle {
     snapshot: Arc<Mutex<Snapshot>>,
     progress: Arc<Progress>,
     limits: Arc<transfer::Limits>,
+    index: Shelf,
     /// Dropped to end the thread.
     stop: Option<Sender<()>>,
     thread: std::thread::JoinHandle<()>,
@@ -111,6 +112,7 @@ impl LaneHandle {
         let (stop, stopped) = bounded(0);
         let progress = Arc::new(Progress::default());
         let limits = Arc::new(transfer::Limits::new(config.settings.rates()));
+        let index = Shelf::default();
         let mut this = Thread {
             config: config.clone(),
             capture,
@@ -118,6 +120,7 @@ impl LaneHandle {
             snapshot: snapshot.clone(),
             progress: progress.clone(),
             limits: limits.clone(),
+            index: index.clone(),
             commands: received,
             stopped,
             worker: None,
@@ -129,12 +132,17 @@ impl LaneHandle {
         };
         let name = format!("lane {}", config.name);
         let thread = std::thread::Builder::new().name(name).spawn(move || this.run())?;
-        Ok(Self { config, commands, snapshot, progress, limits, stop: Some(stop), thread })
+        Ok(Self { config, commands, snapshot, progress, limits, index, stop: Some(stop), thread })
     }
 
     /// What it said last.
     pub fn snapshot(&self) -> Snapshot {
         lock(&self.snapshot).clone()
+    }
+
+    /// Where its index is while it is open.
+    pub fn index(&self) -> Shelf {
+        self.index.clone()
     }
 
     /// Asks something of it.
@@ -186,6 +194,7 @@ struct Thread {
     snapshot: Arc<Mutex<Snapshot>>,
     progress: Arc<Progress>,
     limits: Arc<transfer::Limits>,
+    index: Shelf,
     commands: Receiver<Command>,
     stopped: Receiver<()>,
     /// Nothing while volume or mirror are not open.
@@ -327,6 +336,7 @@ impl Thread {
         let options = self.options(lane.ledger.root.pinned().kind().may_hang());
         let window = self.config.settings.delete_window;
         let mut worker = Worker::new(lane, tenure, volume, options, watched, window)?;
+        worker.lane.lend(&self.index);
         worker.progress = self.progress.clone();
         worker.journal = self.journal.as_ref().map(Journal::appender);
         worker.cuts = Cuts::of(&self.config, &worker.volume.path);

@@ -364,6 +364,7 @@ pub fn put_record(out: &mut Vec<u8>, record: &JournalRecord) -> Result<(), BadNo
 
 fn check_hint(hint: &Hint) -> Result<(), BadNote> {
     match hint {
+        // Its mode, owner or times: there is no other name for the root of a volume.
         Hint::Name { dir, name } if name == b"." => check_handle(&dir.0),
         Hint::Name { dir, name } => check_handle(&dir.0).and_then(|()| check_name(name)),
         Hint::Object { handle } => check_handle(handle),
@@ -436,6 +437,7 @@ mod tests {
         for bad in [
             name(b""),
             name(b".."),
+            Note::Writing { files: vec![OpenFile { dir: dir(), name: b".".to_vec() }], listed: Listed::All },
             name(b"a/b"),
             name(b"a\0"),
             name(&[b'x'; 256]),

@@ -23,6 +23,39 @@ const WANTED: Mask = Mask::MODIFY
     .with(Mask::DELETE)
     .with(Mask::ONDIR);
 
+/// Ways in which a kernel can tell what was touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Objects by their handles, without a name: since Linux 5.1.
+    Objects,
+    /// Directories by their handles, with the name: since Linux 5.9. Without it there is no capture.
+    Names,
+    /// The object of a name that is made or removed as well: since Linux 5.17.
+    Targets,
+}
+
+impl Mode {
+    /// All of them, the poorest first.
+    pub const ALL: [Mode; 3] = [Mode::Objects, Mode::Names, Mode::Targets];
+
+    /// As fanotify(7) calls it, without what all have in common.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Objects => "FID",
+            Self::Names => "DFID_NAME",
+            Self::Targets => "DFID_NAME_TARGET",
+        }
+    }
+
+    fn flags(self) -> u32 {
+        match self {
+            Self::Objects => libc::FAN_REPORT_FID,
+            Self::Names => NAMES,
+            Self::Targets => TARGETS,
+        }
+    }
+}
+
 /// A group. Lives as long as any copy of its descriptor, with all that is queued.
 #[derive(Debug)]
 pub struct Group {
@@ -58,6 +91,14 @@ impl Group {
             Err(e) if e.errno == Errno::INVAL => init(BASE | queue | NAMES),
             other => other,
         }
+    }
+
+    /// Tries whether this kernel opens a group of this mode for us.
+    ///
+    /// # Errors
+    /// `EPERM` without `CAP_SYS_ADMIN`; `EINVAL` or `ENOSYS` where the kernel is older; `EMFILE` when the user has too many.
+    pub fn try_mode(mode: Mode) -> Result<(), Errno> {
+        init(BASE | mode.flags()).map(drop).map_err(|e| e.errno)
     }
 
     /// Takes a group that somebody held for us.

@@ -1,11 +1,9 @@
-//! A host with an agent: a disk with volumes and mirrors, a state and a runtime directory.
-
-#![allow(dead_code, reason = "each test program uses a part of this")]
+//! A host with an agent, as processes: a disk with volumes and mirrors, a state and a runtime directory.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use harness::compare::{Options, compare};
 use harness::lab::{Seen, wait_until};
@@ -15,83 +13,56 @@ use nix::unistd::Pid;
 
 use super::loopfs::LoopFs;
 
-/// More than anything takes.
+/// Longer than anything of a test takes, even on a busy machine.
 pub const WAIT: Duration = Duration::from_secs(60);
 
-/// One lane, `team/blue`.
+/// The host.
 pub struct Host {
     pub disk: LoopFs,
     pub product: Product,
-    /// `docker:NAME`, or the volume's directory.
-    pub source: String,
+    pub lanes: Vec<&'static str>,
     pub agent: Option<Child>,
 }
 
 impl Host {
-    /// A lane with `more` in its settings.
-    pub fn new(more: &str) -> Self {
-        Self::on(LoopFs::ext4("2G"), more)
-    }
-
-    /// The same with everything on `disk`.
-    pub fn on(disk: LoopFs, more: &str) -> Self {
+    /// Lanes `team/NAME` with a volume and a mirror each, `more` in the settings of all.
+    pub fn new(lanes: &[&'static str], more: &str) -> Self {
+        let disk = LoopFs::ext4("2G");
         let base = disk.path().to_owned();
         std::fs::set_permissions(&base, PermissionsExt::from_mode(0o700)).unwrap();
-        std::fs::create_dir(base.join("volume")).unwrap();
-        std::fs::create_dir(base.join("store")).unwrap();
+        let mut text = format!("{}[defaults]\n{more}\n", agent_table());
+        for lane in lanes {
+            std::fs::create_dir_all(base.join("volumes").join(lane)).unwrap();
+            std::fs::create_dir_all(base.join("store")).unwrap();
+            text += &format!(
+                "[[lane]]\nteam = \"team\"\nenv = \"{lane}\"\nvolume = \"{0}/volumes/{lane}\"\nmirror = \"{0}/store/{lane}\"\n",
+                base.display()
+            );
+        }
+        std::fs::write(base.join("tidegate.toml"), text).unwrap();
         let mut product = Product::new(&base.join("state"));
         product.env.push(("TIDEGATE_RUNTIME_DIR".to_owned(), base.join("run").display().to_string()));
-        product.env.push(("NO_COLOR".to_owned(), "1".to_owned()));
-        let source = base.join("volume").display().to_string();
-        let host = Self { disk, product, source, agent: None };
-        host.configure(more);
-        host
+        Self { disk, product, lanes: lanes.to_vec(), agent: None }
     }
 
-    pub fn configure(&self, more: &str) {
-        let text = format!(
-            "{}[[lane]]\nteam = \"team\"\nenv = \"blue\"\nvolume = \"{}\"\nmirror = \"{}\"\n{more}\n",
-            agent_table(),
-            self.source,
-            self.mirror().display()
-        );
-        std::fs::write(self.config(), text).unwrap();
+    pub fn volume(&self, lane: &str) -> PathBuf {
+        self.disk.path().join("volumes").join(lane)
     }
 
-    pub fn at(&self, name: &str) -> PathBuf {
-        self.disk.path().join(name)
-    }
-
-    pub fn volume(&self) -> PathBuf {
-        self.at("volume")
-    }
-
-    pub fn mirror(&self) -> PathBuf {
-        self.at("store").join("blue")
+    pub fn mirror(&self, lane: &str) -> PathBuf {
+        self.disk.path().join("store").join(lane)
     }
 
     pub fn config(&self) -> PathBuf {
-        self.at("tidegate.toml")
-    }
-
-    /// A program in the volume's disk, of `text`.
-    pub fn script(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.at(name);
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-        path
+        self.disk.path().join("tidegate.toml")
     }
 
     /// Starts the agent and waits until it answers.
     pub fn start(&mut self) {
+        let log = std::fs::File::create(self.disk.path().join("log")).unwrap();
         let mut command = self.product.command(&[Path::new("run"), Path::new("--config"), &self.config()]);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        self.start_as(command);
-    }
-
-    pub fn start_as(&mut self, mut command: std::process::Command) {
-        let log = std::fs::File::options().create(true).append(true).open(self.at("log")).unwrap();
-        self.agent = Some(command.stderr(log).spawn().unwrap());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.agent = Some(command.spawn().unwrap());
         wait_until("the agent answers", WAIT, || {
             let ran = self.ask(&["status"]);
             Ok(Seen::when(!ran.stderr.contains("no agent runs here"), || ran.stderr))
@@ -104,7 +75,7 @@ impl Host {
     }
 
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.at("log")).unwrap_or_default()
+        std::fs::read_to_string(self.disk.path().join("log")).unwrap_or_default()
     }
 
     #[track_caller]
@@ -114,17 +85,37 @@ impl Host {
     }
 
     #[track_caller]
-    pub fn assert_equal(&self) {
-        let report = compare(&self.volume(), &self.mirror(), &Options::default()).unwrap();
-        assert!(report.is_same(), "{report}\n{}", self.log());
+    pub fn assert_equal(&self, at: &str) {
+        for lane in &self.lanes {
+            let report = compare(&self.volume(lane), &self.mirror(lane), &Options::default()).unwrap();
+            if !report.is_same() {
+                let name = report.to_string().split_once(": ").unwrap().0.trim().to_owned();
+                let why = self.ask(&["why", self.mirror(lane).to_str().unwrap(), &name]);
+                let ls = Command::new("find")
+                    .arg(self.volume(lane))
+                    .args(["-printf", "%i %n %P\n"])
+                    .output()
+                    .unwrap();
+                panic!(
+                    "{at}: {lane}: {report}\n{}\n{}\n{}",
+                    self.log(),
+                    why.stdout,
+                    String::from_utf8_lossy(&ls.stdout)
+                );
+            }
+        }
     }
 
-    pub fn pid(&self) -> Pid {
-        Pid::from_raw(self.agent.as_ref().expect("it runs").id() as i32)
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).unwrap();
+    /// Tells it to end; how long that took.
+    pub fn stop(&mut self) -> Duration {
+        let mut agent = self.agent.take().expect("it runs");
+        let begun = Instant::now();
+        kill(Pid::from_raw(agent.id() as i32), Signal::SIGTERM).unwrap();
+        let status = wait_until("the agent has ended", WAIT, || {
+            Ok(agent.try_wait()?.map_or(Seen::NotYet("it runs".to_owned()), Seen::Done))
+        });
+        assert!(status.unwrap().success(), "{}", self.log());
+        begun.elapsed()
     }
 
     pub fn kill(&mut self) {
@@ -133,35 +124,11 @@ impl Host {
         agent.wait().unwrap();
     }
 
-    /// Ends it as a supervisor does.
-    pub fn stop(&mut self) {
-        self.signal(Signal::SIGTERM);
-        let mut agent = self.agent.take().expect("it runs");
-        let status = wait_until("the agent has ended", WAIT, || {
-            Ok(agent.try_wait()?.map_or(Seen::NotYet("it runs".to_owned()), Seen::Done))
-        });
-        assert!(status.unwrap().success(), "{}", self.log());
-    }
-
-    pub fn lane(&self) -> serde_json::Value {
-        let status = self.ask(&["status", "team/blue", "--json"]);
+    pub fn lane_status(&self, lane: &str) -> serde_json::Value {
+        let status = self.ask(&["status", &format!("team/{lane}"), "--json"]);
         serde_json::from_str::<serde_json::Value>(&status.stdout)
             .unwrap_or_else(|e| panic!("{e}: {status:?}"))["lanes"][0]
             .clone()
-    }
-
-    #[track_caller]
-    pub fn wait_for_phase(&self, phase: &str) {
-        wait_until(phase, WAIT, || {
-            let lane = self.lane();
-            Ok(Seen::when(lane["phase"] == phase, || lane.to_string()))
-        })
-        .unwrap();
-    }
-
-    #[track_caller]
-    pub fn wait_for_log(&self, text: &str) {
-        wait_until(text, WAIT, || Ok(Seen::when(self.log().contains(text), || self.log()))).unwrap();
     }
 }
 

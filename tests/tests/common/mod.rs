@@ -4,6 +4,7 @@
 pub mod crash;
 pub mod host;
 pub mod loopfs;
+pub mod solo;
 pub mod store;
 
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use harness::product::program;
 
-use super::host::{Host, WAIT};
+use super::solo::{Host, WAIT};
 
 /// The socket where the agent says what is to be kept.
 pub struct Store {
