@@ -60,6 +60,18 @@ pub fn wait_readable(fd: impl std::os::fd::AsFd, limit: std::time::Duration) -> 
     poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)).is_ok_and(|n| n > 0)
 }
 
+/// How long what is written to a file may stay in memory alone, with room to spare: twice what the kernel is told
+/// (`vm.dirty_expire_centisecs`, `vm.dirty_writeback_centisecs`), 120 seconds at least.
+pub fn write_back_seconds() -> i64 {
+    let centiseconds = |name: &str| -> i64 {
+        let text = std::fs::read_to_string(format!("/proc/sys/vm/{name}")).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    };
+    let all =
+        centiseconds("dirty_expire_centisecs").saturating_add(centiseconds("dirty_writeback_centisecs"));
+    (all / 50).clamp(120, 24 * 3600)
+}
+
 /// Identity of this start of the kernel; zeros where it cannot be read, which no other start has either.
 pub fn boot_id() -> [u8; 16] {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();

@@ -6,12 +6,16 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::loopfs::{Kind, LoopFs};
-use common::solo::Host;
+use common::solo::{Host, WAIT};
 use common::store::{Kept, Store, atime, only};
+use harness::faultfs::FaultFs;
 use harness::gate::{Need, require};
+use harness::lab::{Seen, wait_until};
+use harness::product::program;
 use harness::writers::{Work, Writer, stir};
 use nix::mount::{MsFlags, mount};
 
@@ -192,6 +196,112 @@ fn a_file_system_that_was_unmounted_is_walked() {
     store.restart(&mut host, &kept);
     host.flush();
     assert_eq!(fs::read(host.mirror().join("file")).unwrap(), b"2");
+}
+
+/// Starts the agent as after a boot: with another boot id, and no queue that was kept.
+fn start_after_boot(host: &mut Host) {
+    let id = host.at("boot-id");
+    fs::write(&id, "01234567-89ab-cdef-0123-456789abcdef\n").unwrap();
+    let mut command = Command::new("unshare");
+    let script = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+    command
+        .args(["-m", "sh", "-c", script])
+        .arg(&id)
+        .arg(program())
+        .arg("run")
+        .arg("--config")
+        .arg(host.config());
+    command.env("TIDEGATE_STATE_DIR", &host.product.state);
+    command.envs(host.product.env.iter().map(|(name, value)| (name, value)));
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    host.start_as(command);
+}
+
+/// Content that was not written back when the host stopped is lost, and the times say nothing of it. Here a disk takes it
+/// away behind everybody's back: whoever believes the times does not see it, as the first start shows.
+///
+/// Fails with `doubted_since` that gives nothing; and with `write_back_seconds` of 0, once the change is older than the
+/// cursor.
+#[test]
+fn a_host_that_stopped_without_an_end_is_compared_by_content() {
+    if !require(&NEEDS) {
+        return;
+    }
+    const WRITTEN: &[u8] = b"written, told, replicated and never written back";
+    const BEFORE: &[u8] = b"what the disk has instead when the host is again";
+    let other = LoopFs::new(Kind::Ext4, "64M");
+    let mut host = Host::new("");
+    host.source = other.path().display().to_string();
+    host.configure("");
+    host.start();
+    fs::write(other.path().join("file"), WRITTEN).unwrap();
+    host.flush();
+    fs::write(other.path().join("later"), "the cursor is behind this").unwrap();
+    host.flush();
+    let mirrored = |host: &Host| fs::read(host.mirror().join("file")).unwrap();
+    assert_eq!(mirrored(&host), WRITTEN);
+    // Another look, later: what is read soon after its change is compared once more.
+    let changed = fs::metadata(other.path().join("file")).unwrap().modified().unwrap();
+    wait_until("the change is old", WAIT, || {
+        Ok(Seen::when(changed.elapsed().is_ok_and(|age| age > Duration::from_millis(500)), || {
+            "young".to_owned()
+        }))
+    })
+    .unwrap();
+    host.kill();
+    host.start();
+    host.flush();
+    host.kill();
+    other.again_with(|image| {
+        let mut bytes = fs::read(image).unwrap();
+        let at =
+            bytes.windows(WRITTEN.len()).position(|window| window == WRITTEN).expect("it is on the disk");
+        bytes[at..at + BEFORE.len()].copy_from_slice(BEFORE);
+        fs::write(image, bytes).unwrap();
+    });
+    assert_eq!(fs::read(other.path().join("file")).unwrap(), BEFORE);
+    host.start();
+    host.flush();
+    assert_eq!(mirrored(&host), WRITTEN, "its times are as they were");
+    host.kill();
+    start_after_boot(&mut host);
+    host.flush();
+    assert_eq!(mirrored(&host), BEFORE, "{}", host.log());
+    assert_eq!(fs::read(host.mirror().join("later")).unwrap(), b"the cursor is behind this");
+}
+
+/// After a boot the volume is walked, and the mirror is asked for nothing that is as it was: however many files there are,
+/// it gets the same requests.
+#[test]
+fn a_boot_costs_the_mirror_nothing_for_what_is_as_it_was() {
+    if !require(&NEEDS) || !require(&[Need::Fuse]) {
+        return;
+    }
+    let requests = [10, 1000].map(|files| {
+        let store = FaultFs::start().unwrap();
+        let mut host = Host::new("");
+        host.configure("");
+        let text = fs::read_to_string(host.config()).unwrap();
+        let here = host.mirror().display().to_string();
+        let there = store.path().join("mirror");
+        fs::write(host.config(), text.replace(&here, &there.display().to_string())).unwrap();
+        for n in 0..files {
+            let dir = host.volume().join(format!("d{}", n % 10));
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join(format!("{n}")), "as it was").unwrap();
+        }
+        host.start();
+        host.flush();
+        host.stop();
+        let sum = || store.counts().unwrap().values().sum::<u64>();
+        let before = sum();
+        start_after_boot(&mut host);
+        host.flush();
+        assert_eq!(host.lane()["generation"], 1, "{}", host.log());
+        sum() - before
+    });
+    eprintln!("requests to the mirror of a start after a boot, with 10 and 1000 files: {requests:?}");
+    assert_eq!(requests[0], requests[1]);
 }
 
 /// How long a life goes on, on each file system; `TIDEGATE_SECONDS` makes it longer.

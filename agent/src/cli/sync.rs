@@ -77,7 +77,7 @@ fn open_now(scanner: &mut sys::procfs::Scanner, volume: &Volume) -> Silent {
     match Scan::now(scanner) {
         Ok(scan) => {
             let mapped = scan.of(volume.stat.dev).mapped;
-            Silent { begun, doubted: mapped.clone(), mapped, untold: false }
+            Silent { begun, doubted: mapped.clone(), mapped, ..Silent::nothing() }
         }
         Err(_) => Silent { begun, untold: true, ..Silent::nothing() },
     }

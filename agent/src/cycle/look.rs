@@ -11,6 +11,7 @@ use sys::{Dir, Errno, FileKind, Stat, SysError, WalkBuffer};
 use super::crew::crew;
 use super::listing::{self, Fingerprint};
 use super::run::CycleOptions;
+use super::silent::Silent;
 use crate::config::Excludes;
 use crate::error::{Error, Result};
 use crate::index::{DirId, IndexError, Quick, Row, RowFacts, View, time};
@@ -187,8 +188,8 @@ pub type Claimed = HashSet<RelPath>;
 pub struct Eyes<'a> {
     /// Settings.
     pub options: &'a CycleOptions,
-    /// Inodes whose times say nothing.
-    pub doubted: &'a HashSet<u64>,
+    /// Files whose times say nothing.
+    pub silent: &'a Silent,
 }
 
 /// A directory to be compared.
@@ -203,7 +204,7 @@ pub(super) struct Task {
     pub(super) id: DirId,
 }
 
-/// Compares the tree at `start` with the index, on `threads` threads. The times of the inodes in `doubted` say nothing.
+/// Compares the tree at `start` with the index, on `threads` threads. The times of some files say nothing.
 ///
 /// # Errors
 /// [`Error::Index`]; what goes wrong in the volume becomes a refusal of the path.
@@ -224,7 +225,7 @@ pub fn look(view: &View, start: Start, claimed: &Claimed, eyes: Eyes<'_>) -> Res
 pub(super) struct Looker<'a> {
     view: &'a View,
     claimed: &'a Claimed,
-    doubted: &'a HashSet<u64>,
+    silent: &'a Silent,
     policy: Policy<'a>,
     pub(super) changes: Changes,
     buffer: WalkBuffer,
@@ -239,8 +240,8 @@ impl<'a> Looker<'a> {
         mount: (u64, (u32, u32)),
     ) -> Self {
         let policy = Policy { mount, excludes: &eyes.options.excludes };
-        let doubted = eyes.doubted;
-        Self { view, claimed, doubted, policy, changes: Changes::default(), buffer: WalkBuffer::default() }
+        let silent = eyes.silent;
+        Self { view, claimed, silent, policy, changes: Changes::default(), buffer: WalkBuffer::default() }
     }
 
     fn directory(&mut self, task: Task, deeper: &mut Vec<Task>) -> Result<()> {
@@ -338,7 +339,7 @@ impl<'a> Looker<'a> {
             return Ok(());
         };
         let quick = match facts.compare(&stat) {
-            Quick::Same if stat.kind != FileKind::Dir && self.doubted.contains(&stat.ino) => Quick::Touched,
+            Quick::Same if self.silent.doubts(&stat) => Quick::Touched,
             quick => quick,
         };
         if quick == Quick::OtherType {

@@ -419,14 +419,14 @@ impl Cycle<'_> {
         }
         match self.scope {
             Scope::Names(names) if !fresh && view.position().volume == self.volume.id() => {
-                let eyes = Eyes { options: self.options, doubted: &self.silent.doubted };
+                let eyes = Eyes { options: self.options, silent: self.silent };
                 let (changes, covered) = names::look_at(view, self.volume, names, eyes)?;
                 let mut plan = Plan::make(view, &self.volume.root, changes, eyes, find)?;
                 names::complete(view, self.volume, &mut plan)?;
                 Ok((plan, Some(covered)))
             }
             // What the index knows of inodes is of another volume, or there is nothing yet: all of it is looked at.
-            _ => Ok((make_plan(view, self.volume, self.options, &self.silent.doubted, find)?, None)),
+            _ => Ok((make_plan(view, self.volume, self.options, self.silent, find)?, None)),
         }
     }
 
@@ -534,7 +534,7 @@ pub fn preview(view: &View, volume: &Volume, options: &CycleOptions) -> Result<P
     if view.position().generation == Generation(0) {
         Ok(whole(volume))
     } else {
-        make_plan(view, volume, options, &HashSet::new(), Find::Renames)
+        make_plan(view, volume, options, &Silent::nothing(), Find::Renames)
     }
 }
 
@@ -548,11 +548,11 @@ fn make_plan(
     view: &View,
     volume: &Volume,
     options: &CycleOptions,
-    doubted: &HashSet<u64>,
+    silent: &Silent,
     find: Find,
 ) -> Result<Plan> {
     let start = Start { dir: volume.root.clone(), path: RelPath::root(), old: RelPath::root(), id: ROOT };
-    let eyes = Eyes { options, doubted };
+    let eyes = Eyes { options, silent };
     let mut changes: Changes = look::look(view, start, &look::Claimed::new(), eyes)?;
     let root: Arc<Dir> = volume.root.clone();
     let stat =

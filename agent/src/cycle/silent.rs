@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 
 use proto::Time;
+use sys::{FileKind, Stat};
 use transfer::Writers;
 
 use super::entries::now;
+use crate::index::time;
 
 /// What was known of such files before a cycle.
 ///
@@ -22,12 +24,28 @@ pub struct Silent {
     pub untold: bool,
     /// Inodes that are compared whatever their times say.
     pub doubted: HashSet<u64>,
+    /// The host stopped without an end: of what changed since this moment the times may have outlived the content, and it
+    /// is compared as well.
+    pub doubted_since: Option<Time>,
 }
 
 impl Silent {
     /// Nothing is written so.
     pub fn nothing() -> Self {
-        Self { begun: now(), mapped: HashSet::new(), untold: false, doubted: HashSet::new() }
+        Self {
+            begun: now(),
+            mapped: HashSet::new(),
+            untold: false,
+            doubted: HashSet::new(),
+            doubted_since: None,
+        }
+    }
+
+    /// True when the times of a file say nothing of its content.
+    pub fn doubts(&self, stat: &Stat) -> bool {
+        stat.kind != FileKind::Dir
+            && (self.doubted.contains(&stat.ino)
+                || self.doubted_since.is_some_and(|since| time(stat.ctime) >= since))
     }
 
     /// How the inode may be changing while it is read.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use proto::journal::segment::SEGMENT_BYTES_MAX;
 use proto::journal::{BootId, GapCause, Listed, Note, OpenFile, Scan, Seq, Verdict};
-use proto::{Generation, JournalRecord, LaneId};
+use proto::{Generation, JournalRecord, LaneId, Time};
 use tracing::{info, warn};
 
 use super::store::{self, Discard, Listing};
@@ -59,6 +59,8 @@ pub struct Replay {
     pub records: Vec<JournalRecord>,
     /// The cursor.
     pub published: Option<Published>,
+    /// When that was noted, by the wall clock of then.
+    pub published_at: Option<Time>,
     /// The last list of files open for writing; nothing when none is known. After a gap `DamagedJournal` it is not known.
     pub writing: Option<Writing>,
     /// Whether replication was paused.
@@ -254,6 +256,7 @@ fn nothing(gap: Option<GapCause>) -> Found {
     let mut replay = Replay {
         records: Vec::new(),
         published: None,
+        published_at: None,
         writing: None,
         paused: false,
         stop: Stop::Unknown,
@@ -393,11 +396,12 @@ impl Past {
             _ => None,
         });
         let published = self.published.as_ref().map(|(published, _)| *published);
+        let published_at = self.published.as_ref().map(|(_, record)| record.at);
         let carried = [self.published.map(|(_, record)| record), self.writing, self.paused];
         let carried: Vec<JournalRecord> = carried.into_iter().flatten().collect();
         let paused = carried.iter().any(|record| record.note == Note::Paused);
         Found {
-            replay: Replay { records, published, writing, paused, stop, boot, gaps },
+            replay: Replay { records, published, published_at, writing, paused, stop, boot, gaps },
             segments: Vec::new(),
             discard: Discard::default(),
             next: Seq(1),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, after, bounded, never, select};
 use proto::journal::{BootId, GapCause};
-use proto::{Generation, LaneName, Note, Totals};
+use proto::{Generation, LaneName, Note, Time, Totals};
 
 use super::core::{Core, Effect, Input, Span, Timing};
 use super::status::{Phase, Snapshot};
@@ -126,6 +126,7 @@ impl LaneHandle {
             worker: None,
             watched: None,
             journal: None,
+            doubted_since: None,
             flushes: Vec::new(),
             approvals: Vec::new(),
             paused: false,
@@ -202,6 +203,8 @@ struct Thread {
     /// How the volume is watched, from the first time it was open.
     watched: Option<Watched>,
     journal: Option<Journal>,
+    /// From when on times say nothing, until a worker has compared contents.
+    doubted_since: Option<Time>,
     flushes: Vec<(Instant, Sender<Flushed>)>,
     approvals: Vec<Sender<Flushed>>,
     /// Asked for before the lane was open.
@@ -340,6 +343,7 @@ impl Thread {
         worker.progress = self.progress.clone();
         worker.journal = self.journal.as_ref().map(Journal::appender);
         worker.cuts = Cuts::of(&self.config, &worker.volume.path);
+        worker.doubted_since = self.doubted_since;
         let mut snapshot = lock(&self.snapshot);
         snapshot.error = None;
         snapshot.next_try = None;
@@ -375,6 +379,7 @@ impl Thread {
             None => {
                 let (journal, replay) = open_journal(lane)?;
                 let dirty = self.begin(lane, volume, &replay);
+                self.doubted_since = doubted_since(&replay);
                 if dirty.whole().is_some() {
                     // Noted before anything else: should this run die before it has looked, the next must look too.
                     let gap = Note::Gap(match (replay.boot, replay.stop) {
@@ -553,6 +558,7 @@ impl Thread {
         let retry = if retry { Retry::Yes } else { Retry::No };
         set_phase(&self.snapshot, Phase::Cycling);
         let result = if approve { worker.approve(as_of) } else { worker.cycle(retry, as_of) };
+        self.doubted_since = worker.doubted_since;
         match result {
             Ok(report) => {
                 let mut snapshot = lock(&self.snapshot);
@@ -677,6 +683,17 @@ fn say(lane: &LaneName, report: &CycleReport, is_safety: bool) {
     if let Some(why) = &report.halted {
         tracing::warn!(%lane, %why, "deletions are halted; if they are meant: tidegate approve {lane}");
     }
+}
+
+/// From when on the times of files may have outlived their content, after a stop of the host that was no clean one: what had
+/// changed and was not written back when the host stopped is as it was before, with times of which nothing tells that.
+fn doubted_since(replay: &Replay) -> Option<Time> {
+    let is_unclean = (replay.boot == Boot::Other && replay.stop != Stop::Clean)
+        || replay.gaps.contains(&GapCause::UncleanStop)
+        || replay.records.iter().any(|record| record.note == Note::Gap(GapCause::UncleanStop));
+    let since =
+        replay.published_at.map_or(i64::MIN, |at| at.sec.saturating_sub(sys::host::write_back_seconds()));
+    is_unclean.then_some(Time { sec: since, nsec: 0 })
 }
 
 /// Files with several names: who wrote to one by a name outside the volume, a moment before its link was known to the last

@@ -110,7 +110,13 @@ impl Members {
             }
             self.writing.extend(names);
         }
-        let silent = Silent { begun, mapped: self.set.mapped.clone(), untold: self.untold, doubted };
+        let silent = Silent {
+            begun,
+            mapped: self.set.mapped.clone(),
+            untold: self.untold,
+            doubted,
+            doubted_since: None,
+        };
         Ok(Polled { silent, changed, held })
     }
 

@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proto::{ExceptionClass, Generation, Note, RelPath};
+use proto::{ExceptionClass, Generation, Note, RelPath, Time};
 
 use super::members::{Members, Polled};
 use crate::capture::{Capture, Dirty, Gap, OpenFiles, Resolved, Target, inode, object, resolve};
@@ -52,6 +52,9 @@ pub struct Worker {
     pub delete_window: Duration,
     /// What is done around its cuts.
     pub cuts: Option<Cuts>,
+    /// Files that changed since are compared by content in the next look at all of the volume, when the host stopped
+    /// without an end.
+    pub doubted_since: Option<Time>,
     deleted: VecDeque<(Instant, u64)>,
     /// Names that are not in the mirror as they are in the volume, because deletions are halted or because they changed
     /// while a cycle was at them.
@@ -89,6 +92,7 @@ impl Worker {
             journal: None,
             delete_window,
             cuts: None,
+            doubted_since: None,
             deleted: VecDeque::new(),
             again: Again::default(),
             trash_is_left: true,
@@ -152,6 +156,7 @@ impl Worker {
         }
         // Whatever their times say: it is not their content that is in doubt.
         silent.doubted.extend(&self.again.inodes);
+        silent.doubted_since = self.doubted_since;
         let mut resolved = self.resolve(&mut taken);
         if let Some(resolved) = &mut resolved {
             retried.iter().chain(&self.again.names).for_each(|path| resolved.names.add_path(path));
@@ -171,6 +176,9 @@ impl Worker {
         match self.run(resolved.as_ref(), &silent, now, held) {
             Ok(report) => {
                 self.members.cleaned(&report.cleaned);
+                if resolved.is_none() {
+                    self.doubted_since = None;
+                }
                 if let (Some(resolved), false) = (resolved, report.astray.is_empty())
                     && let Watched::Captured { target, .. } = &self.watched
                 {

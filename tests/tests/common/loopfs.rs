@@ -73,8 +73,14 @@ impl LoopFs {
 
     /// Unmounts it, for which nobody may have it open, and mounts it again.
     pub fn again(&self) {
+        self.again_with(|_| {});
+    }
+
+    /// The same, with something done to the image in between: no file system notices.
+    pub fn again_with(&self, meanwhile: impl FnOnce(&Path)) {
         umount2(&self.path, MntFlags::empty()).unwrap();
         let image = self.path.with_file_name("image");
+        meanwhile(&image);
         run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), self.path.as_os_str()]);
     }
 }
