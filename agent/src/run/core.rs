@@ -54,6 +54,8 @@ pub enum Input {
         is_partial: bool,
         /// Something is in the quarantine.
         is_quarantined: bool,
+        /// There was nothing to do.
+        is_idle: bool,
     },
     /// It has failed; what it had taken was put back.
     Failed,
@@ -129,8 +131,13 @@ impl Core {
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
             Input::Touched(span) => self.touched = span,
-            Input::Done { as_of, is_partial, is_quarantined } => {
+            Input::Done { as_of, is_partial, is_quarantined, is_idle } => {
+                let took = self.took;
                 self.ended(now);
+                if is_idle {
+                    // Nothing was to be done: that says nothing of how long it takes when something is.
+                    self.took = took;
+                }
                 self.failures = 0;
                 if !is_partial {
                     self.as_of = Some(as_of);
@@ -272,7 +279,10 @@ mod tests {
             core.poll_effect(begin),
             Some(Effect::Cycle { retry: false, whole: false, approve: false })
         );
-        core.handle(Input::Done { as_of: begin, is_partial: false, is_quarantined: false }, begin);
+        core.handle(
+            Input::Done { as_of: begin, is_partial: false, is_quarantined: false, is_idle: false },
+            begin,
+        );
         core
     }
 
@@ -317,11 +327,26 @@ mod tests {
         }
     }
 
+    /// The story: each barrier of an idle lane found nothing in a moment, and the first cycle of a burst was begun as if it
+    /// took no longer: what came first was older than `max_age` when it was in the mirror.
+    #[test]
+    fn a_cycle_that_had_nothing_to_do_says_nothing_of_the_next() {
+        let begin = Instant::now();
+        let mut core = after_a_cycle_of(400 * MS, begin);
+        let now = begin + 6 * S;
+        assert!(core.poll_effect(now).is_some(), "the barrier");
+        core.handle(Input::Done { as_of: now, is_partial: false, is_quarantined: false, is_idle: true }, now);
+        let touched = now + S;
+        core.handle(Input::Touched(Some(Span { oldest: touched, newest: touched + 2 * S })), touched);
+        assert_eq!(core.poll_timeout(), Some(touched + 1400 * MS));
+    }
+
     fn after_a_cycle_of(took: Duration, begin: Instant) -> Core {
         let mut core = in_sync(begin);
         touch(&mut core, begin, begin);
         assert!(core.poll_effect(begin + 2 * S).is_some());
-        let done = Input::Done { as_of: begin + 2 * S, is_partial: false, is_quarantined: false };
+        let done =
+            Input::Done { as_of: begin + 2 * S, is_partial: false, is_quarantined: false, is_idle: false };
         core.handle(done, begin + 2 * S + took);
         core.handle(Input::Touched(None), begin + 2 * S + took);
         core
@@ -335,7 +360,7 @@ mod tests {
         touch(&mut core, begin + S, begin + S);
         assert!(core.poll_effect(begin + 2 * S).is_some());
         core.handle(
-            Input::Done { as_of: begin + 2 * S, is_partial: true, is_quarantined: false },
+            Input::Done { as_of: begin + 2 * S, is_partial: true, is_quarantined: false, is_idle: false },
             begin + 2 * S,
         );
         assert_eq!(core.as_of(), Some(begin));
@@ -344,7 +369,7 @@ mod tests {
         assert_eq!(core.as_of(), Some(begin));
         assert!(core.poll_effect(begin + 12 * S).is_some());
         core.handle(
-            Input::Done { as_of: begin + 12 * S, is_partial: false, is_quarantined: true },
+            Input::Done { as_of: begin + 12 * S, is_partial: false, is_quarantined: true, is_idle: false },
             begin + 13 * S,
         );
         assert_eq!(core.as_of(), Some(begin + 12 * S), "the quarantine is told, so it is no lag");
@@ -386,7 +411,10 @@ mod tests {
             let due = core.poll_timeout().unwrap();
             let Some(Effect::Cycle { whole, .. }) = core.poll_effect(due) else { panic!("due and not done") };
             walks += u32::from(whole);
-            core.handle(Input::Done { as_of: due, is_partial: false, is_quarantined: false }, due);
+            core.handle(
+                Input::Done { as_of: due, is_partial: false, is_quarantined: false, is_idle: false },
+                due,
+            );
         }
         assert_eq!(core.as_of(), Some(begin + 7500 * S));
         assert_eq!(walks, 2, "one an hour");
@@ -397,7 +425,10 @@ mod tests {
         let begin = Instant::now();
         let mut core = Core::new(Timing { walk: Some(300 * S), ..timing() }, begin);
         assert!(core.poll_effect(begin).is_some());
-        core.handle(Input::Done { as_of: begin, is_partial: false, is_quarantined: false }, begin + 5 * S);
+        core.handle(
+            Input::Done { as_of: begin, is_partial: false, is_quarantined: false, is_idle: false },
+            begin + 5 * S,
+        );
         assert_eq!(core.poll_timeout(), Some(begin + 300 * S));
     }
 
@@ -413,7 +444,10 @@ mod tests {
             if retry {
                 tries.push(now - begin);
             }
-            core.handle(Input::Done { as_of: now, is_partial: false, is_quarantined: true }, now);
+            core.handle(
+                Input::Done { as_of: now, is_partial: false, is_quarantined: true, is_idle: false },
+                now,
+            );
         }
         let pauses: Vec<_> = tries.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
         assert_eq!(pauses, [60, 120, 240, 480, 960, 1920, 3600, 3600]);

@@ -582,10 +582,11 @@ impl Thread {
                         (false, worker.lane.head.as_ref().is_some_and(|head| head.totals.quarantined > 0))
                     }
                 };
+                let is_idle = report.is_none();
                 if let Err(error) = worker.empty_trash_if(report.is_some_and(|report| report.published)) {
                     tracing::warn!(lane = %self.config.name, error = %Chain(&error), "the trash is emptied the next time");
                 }
-                Input::Done { as_of, is_partial, is_quarantined }
+                Input::Done { as_of, is_partial, is_quarantined, is_idle }
             }
             Err(error) => self.cannot_go_on(&error, core),
         }
