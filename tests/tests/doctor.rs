@@ -15,7 +15,7 @@ use common::in_memory;
 use common::loopfs::LoopFs;
 use harness::docker::Engine;
 use harness::gate::{Need, require};
-use harness::product::{Product, Ran, program};
+use harness::product::{Product, Ran, agent_table, program};
 use serde_json::Value;
 
 const NEEDS: [Need; 2] = [Need::Root, Need::LoopDevices];
@@ -29,7 +29,7 @@ struct Host {
 impl Host {
     fn new(lanes: &[(&str, String)], more: &str) -> Self {
         let dir = in_memory();
-        let mut text = format!("[defaults]\n{more}\n");
+        let mut text = format!("{}[defaults]\n{more}\n", agent_table());
         for (env, volume) in lanes {
             let mirror = dir.path().join("store").join(env);
             text += &format!(
@@ -189,11 +189,13 @@ fn the_host_is_examined_with_and_without_privilege_and_configuration() {
         "io_uring",
         "state directory",
         "docker",
+        "open files",
         "freezer",
     ] {
         of(&json, check, None);
     }
     assert_eq!(of(&json, "capabilities", None)["verdict"], "ok", "{json:#}");
+    assert_eq!(of(&json, "open files", None)["verdict"], "ok", "those that hide are named: {json:#}");
     let told = of(&json, "fanotify", None)["found"].as_str().unwrap();
     assert!(told.contains("DFID_NAME_TARGET; a change was told after "), "{told}");
     let ring = sys::uring::probe().is_ok();

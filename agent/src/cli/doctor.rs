@@ -26,9 +26,9 @@ pub fn run(args: &DoctorArgs, ui: &Ui) -> Exit {
         ui.line(&finding);
         findings.push(finding);
     };
-    let (lanes, finding) = lanes(args);
+    let (context, finding) = context(args);
     say(finding);
-    examine(&Context { lanes }, say);
+    examine(&context, say);
     let verdict = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
     ui.document(&Document { verdict, findings: &findings });
     match verdict {
@@ -39,13 +39,14 @@ pub fn run(args: &DoctorArgs, ui: &Ui) -> Exit {
 }
 
 /// The lanes to examine, and what is said of where they come from.
-fn lanes(args: &DoctorArgs) -> (Vec<LaneConfig>, Finding) {
+fn context(args: &DoctorArgs) -> (Context, Finding) {
     let path = args.config.as_deref().unwrap_or(Path::new(CONFIG_PATH));
     let shown = path.display();
     match (Config::load(path), &args.lane) {
         (Ok((config, _)), None) => {
             let found = format!("{shown}, {} lanes", config.lanes.len());
-            (config.lanes, Finding::ok(CHECK, found))
+            let context = Context { lanes: config.lanes, not_writers: config.agent.not_writers };
+            (context, Finding::ok(CHECK, found))
         }
         (Ok((config, _)), Some(lane)) => {
             let known: Vec<String> = config.lanes.iter().map(|lane| lane.name.to_string()).collect();
@@ -60,18 +61,21 @@ fn lanes(args: &DoctorArgs) -> (Vec<LaneConfig>, Finding) {
             } else {
                 Finding::ok(CHECK, format!("{shown}, of it {lane} alone"))
             };
-            (found, finding)
+            (Context { lanes: found, not_writers: config.agent.not_writers }, finding)
         }
         // Before the agent is set up there is none, and the host can be examined all the same.
         (Err(ConfigError::Read { source, .. }), None)
             if args.config.is_none() && source.kind() == std::io::ErrorKind::NotFound =>
         {
             let found = format!("{shown} is not there yet: only the host is examined");
-            (Vec::new(), Finding::warn(CHECK, found, "tidegate config example prints one to begin with"))
+            (
+                Context::default(),
+                Finding::warn(CHECK, found, "tidegate config example prints one to begin with"),
+            )
         }
         (Err(error), _) => {
             let remedy = format!("tidegate config check {shown}");
-            (Vec::new(), Finding::fail(CHECK, Chain(&error).to_string(), remedy))
+            (Context::default(), Finding::fail(CHECK, Chain(&error).to_string(), remedy))
         }
     }
 }

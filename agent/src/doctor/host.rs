@@ -70,6 +70,31 @@ const FOR_FILES: [(u32, &str); 7] = [
 const FOR_CAPTURE: [(u32, &str); 2] = [(2, "CAP_DAC_READ_SEARCH"), (21, "CAP_SYS_ADMIN")];
 const FOR_OPEN_FILES: [(u32, &str); 1] = [(19, "CAP_SYS_PTRACE")];
 
+/// Whether every process shows what it has open for writing: of one that hides nobody can tell what it writes to.
+pub(super) fn open_files(context: &Context) -> Vec<Finding> {
+    const CHECK: &str = "open files";
+    let mut scanner = sys::procfs::Scanner::default();
+    scanner.harmless.clone_from(&context.not_writers);
+    let mut count = 0_u64;
+    let finding = match (scanner.scan(&mut |_| count += 1), scanner.refused.take()) {
+        (Ok(sys::procfs::Seen::All), _) => {
+            Finding::ok(CHECK, format!("all processes show theirs: {count} for writing"))
+        }
+        (Ok(sys::procfs::Seen::Part), Some((name, pid))) => Finding::warn(
+            CHECK,
+            format!("process {pid} ({name}) hides what it has open: every cut is called fuzzy"),
+            format!("if it writes to no volume: not_writers = [\"{name}\"] in [agent]"),
+        ),
+        (Ok(sys::procfs::Seen::Part), None) => Finding::warn(
+            CHECK,
+            "not all loop devices can be asked for their files",
+            "mount devtmpfs on /dev",
+        ),
+        (Err(error), _) => Finding::warn(CHECK, error.to_string(), "mount /proc"),
+    };
+    vec![finding]
+}
+
 /// What this process may do. It has to be run as the agent is.
 pub(super) fn capabilities(_: &Context) -> Vec<Finding> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

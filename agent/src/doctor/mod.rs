@@ -13,9 +13,12 @@ pub use finding::{Finding, Verdict};
 use crate::config::LaneConfig;
 
 /// What the checks know beside what they look at.
+#[derive(Default)]
 pub struct Context {
     /// The lanes that are examined.
     pub lanes: Vec<LaneConfig>,
+    /// Processes that may hide what they have open.
+    pub not_writers: Vec<String>,
 }
 
 impl Context {
@@ -25,10 +28,11 @@ impl Context {
 }
 
 /// Checks of the host, in the order in which they are told.
-const HOST: [fn(&Context) -> Vec<Finding>; 7] = [
+const HOST: [fn(&Context) -> Vec<Finding>; 8] = [
     host::kernel,
     host::capabilities,
     host::fanotify,
+    host::open_files,
     host::io_uring,
     host::state,
     host::docker,
