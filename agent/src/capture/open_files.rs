@@ -9,12 +9,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, bounded};
+use proto::Time;
 use sys::SysError;
 use sys::procfs::{Scanner, Seen};
 
 /// How long a lane waits for a scan. One takes milliseconds; it takes longer only where a process hangs on a dead mount
 /// and keeps its address space locked.
 const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Lanes that rest have this part of a core for scans, all together.
+const SHARE: u32 = 500;
 
 /// Files of one device that are open for writing, by inode number. Those that are mapped too, or only, are in `mapped`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,8 +39,12 @@ impl WSet {
 }
 
 /// What one scan of the host found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Scan {
+    /// When it was begun.
+    pub at: Instant,
+    /// The same by the wall clock.
+    pub begun: Time,
     devices: HashMap<(u32, u32), WSet>,
     /// All processes and loop devices could be looked at.
     pub complete: bool,
@@ -52,19 +60,21 @@ impl Scan {
     /// # Errors
     /// `/proc` cannot be read.
     pub fn now(scanner: &mut Scanner) -> Result<Self, SysError> {
-        let begun = Instant::now();
+        let (at, begun) = (Instant::now(), crate::cycle::now());
         let mut devices: HashMap<(u32, u32), WSet> = HashMap::new();
         let seen = scanner.scan(&mut |file| {
             let set = devices.entry(file.dev).or_default();
             let kind = if file.mapped { &mut set.mapped } else { &mut set.open };
             kind.insert(file.ino);
         })?;
-        Ok(Self {
-            devices,
-            complete: seen == Seen::All,
-            refused: scanner.refused.take(),
-            took: begun.elapsed(),
-        })
+        let (complete, refused) = (seen == Seen::All, scanner.refused.take());
+        Ok(Self { at, begun, devices, complete, refused, took: at.elapsed() })
+    }
+
+    #[cfg(test)]
+    fn of_nothing(took: Duration) -> Self {
+        let (at, begun) = (Instant::now(), crate::cycle::now());
+        Self { at, begun, devices: HashMap::new(), complete: true, refused: None, took }
     }
 
     /// Members on the device that `stat` reports for the root of a volume. On btrfs that is its subvolume.
@@ -167,6 +177,21 @@ impl OpenFiles {
         self.look_within(DEADLINE)
     }
 
+    /// One that began `age` before this call at the earliest: lanes that rest share it. Older ones will do where a scan
+    /// takes so long that more of them would cost more than 1/[`SHARE`] of a core.
+    ///
+    /// # Errors
+    /// [`NoScan`].
+    pub fn look_back(&self, age: Duration) -> Result<Arc<Scan>, NoScan> {
+        if let Some((_, Ok(scan))) = &self.shared.lock().last
+            && !age.is_zero()
+            && scan.at.elapsed() < age.max(scan.took * SHARE)
+        {
+            return Ok(scan.clone());
+        }
+        self.look()
+    }
+
     fn look_within(&self, limit: Duration) -> Result<Arc<Scan>, NoScan> {
         let mut state = self.shared.lock();
         // The one under way may have passed by what matters already.
@@ -207,7 +232,7 @@ mod tests {
                     begin.wait();
                     end.wait();
                 }
-                Ok(Scan { took: Duration::from_secs(count), ..Scan::default() })
+                Ok(Scan::of_nothing(Duration::from_secs(count)))
             })
         };
         let first = std::thread::spawn({
@@ -220,5 +245,24 @@ mod tests {
         end.wait();
         assert_eq!(files.look_within(Duration::from_secs(60)).unwrap().took, Duration::from_secs(2));
         assert!(first.join().unwrap() >= Duration::from_secs(1));
+    }
+
+    #[test]
+    fn who_rests_shares_a_scan() {
+        let mut count = 0;
+        let files = OpenFiles::start_with(move |_| {
+            count += 1;
+            Ok(Scan::of_nothing(Duration::from_secs(count)))
+        });
+        let number = |scan: Result<Arc<Scan>, NoScan>| scan.unwrap().took.as_secs();
+        assert_eq!(number(files.look_back(Duration::from_secs(60))), 1, "there was none");
+        assert_eq!(number(files.look_back(Duration::from_secs(60))), 1);
+        assert_eq!(number(files.look_back(Duration::ZERO)), 2, "none is young enough");
+        assert_eq!(number(files.look()), 3);
+        assert_eq!(
+            number(files.look_back(Duration::from_nanos(1))),
+            3,
+            "it takes too long to be made so often"
+        );
     }
 }

@@ -546,6 +546,7 @@ impl Thread {
     fn execute(&mut self, effect: Effect, core: &Core) -> Input {
         let Effect::Cycle { retry, whole, approve } = effect;
         let as_of = Instant::now();
+        let is_asked = approve || !self.flushes.is_empty() || self.touched().is_some();
         if self.worker.is_none()
             && let Err(error) = self.open()
         {
@@ -557,7 +558,10 @@ impl Thread {
         }
         let retry = if retry { Retry::Yes } else { Retry::No };
         set_phase(&self.snapshot, Phase::Cycling);
+        // A barrier of a lane at rest need not have a scan of its own; it is as old as the one that it shares.
+        worker.scan_age = if is_asked { Duration::ZERO } else { BARRIER };
         let result = if approve { worker.approve(as_of) } else { worker.cycle(retry, as_of) };
+        let as_of = as_of.min(worker.polled);
         self.doubted_since = worker.doubted_since;
         match result {
             Ok(report) => {

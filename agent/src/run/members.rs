@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use proto::{RelPath, Time};
 use sys::{FileKind, Stat};
@@ -36,6 +37,8 @@ fn facts(stat: &Stat) -> Facts {
 
 /// What a poll says of the next cycle.
 pub struct Polled {
+    /// As of when it says who has what open.
+    pub at: Instant,
     /// For the cycle.
     pub silent: Silent,
     /// Inodes that are to be looked at: written to, or in doubt.
@@ -63,14 +66,17 @@ impl Members {
         &self.writing
     }
 
-    /// Looks who has what open now, and compares what the index has of it.
+    /// Looks who has what open now, or had `age` ago at most, and compares what the index has of it.
     ///
     /// # Errors
     /// [`Error::Index`].
-    pub fn poll(&mut self, view: &View, volume: &Volume) -> Result<Polled> {
-        let begun = now();
-        match self.open_files.look() {
-            Ok(scan) => self.take(&scan, volume),
+    pub fn poll(&mut self, view: &View, volume: &Volume, age: Duration) -> Result<Polled> {
+        let (mut at, mut begun) = (Instant::now(), now());
+        match self.open_files.look_back(age) {
+            Ok(scan) => {
+                (at, begun) = (scan.at, scan.begun);
+                self.take(&scan, volume);
+            }
             Err(error) => {
                 if !self.untold {
                     tracing::warn!(%error, volume = %volume.given, "it cannot be said who writes what; every file \
@@ -117,7 +123,7 @@ impl Members {
             doubted,
             doubted_since: None,
         };
-        Ok(Polled { silent, changed, held })
+        Ok(Polled { at, silent, changed, held })
     }
 
     fn take(&mut self, scan: &Scan, volume: &Volume) {

@@ -55,6 +55,10 @@ pub struct Worker {
     /// Files that changed since are compared by content in the next look at all of the volume, when the host stopped
     /// without an end.
     pub doubted_since: Option<Time>,
+    /// How old what is known of open files may be when a cycle begins.
+    pub scan_age: Duration,
+    /// As of when the last cycle knew who had what open.
+    pub polled: Instant,
     deleted: VecDeque<(Instant, u64)>,
     /// Names that are not in the mirror as they are in the volume, because deletions are halted or because they changed
     /// while a cycle was at them.
@@ -93,6 +97,8 @@ impl Worker {
             delete_window,
             cuts: None,
             doubted_since: None,
+            scan_age: Duration::ZERO,
+            polled: Instant::now(),
             deleted: VecDeque::new(),
             again: Again::default(),
             trash_is_left: true,
@@ -133,8 +139,9 @@ impl Worker {
     /// Takes out what is to be looked at; nothing when there is nothing.
     fn gather(&mut self, retry: Retry) -> Result<Option<Work>> {
         // First who has what open, then the events: of whoever is found, they say how it came to be in the volume.
-        let Polled { mut silent, changed, held } =
-            self.members.poll(&self.lane.index.view()?, &self.volume)?;
+        let Polled { at, mut silent, changed, held } =
+            self.members.poll(&self.lane.index.view()?, &self.volume, self.scan_age)?;
+        self.polled = at;
         if let Watched::Captured { target, .. } = &self.watched {
             target.held(held);
         }
@@ -205,7 +212,7 @@ impl Worker {
     /// # Errors
     /// [`Error::Index`].
     pub fn poll_open(&mut self) -> Result<bool> {
-        let polled = self.members.poll(&self.lane.index.view()?, &self.volume)?;
+        let polled = self.members.poll(&self.lane.index.view()?, &self.volume, Duration::ZERO)?;
         Ok(!polled.changed.is_empty())
     }
 
