@@ -177,7 +177,8 @@ fn another_configuration_is_a_reason_to_walk() {
     assert_eq!(went_on(&host), 0, "{}", host.log());
 }
 
-/// The volume's file system was unmounted while no agent ran: with the mark gone, the queue says nothing of what was done.
+/// The volumes' file system was unmounted while no agent ran: with the mark gone, the queue says nothing of what was done.
+/// There are two, for the first lane that is watched puts the mark back, and the second must not take that for the old one.
 #[test]
 fn a_file_system_that_was_unmounted_is_walked() {
     if !require(&NEEDS) {
@@ -185,17 +186,57 @@ fn a_file_system_that_was_unmounted_is_walked() {
     }
     let other = LoopFs::new(Kind::Ext4, "256M");
     let mut host = Host::new("");
-    host.source = other.path().display().to_string();
-    host.configure("");
-    fs::write(other.path().join("file"), "1").unwrap();
+    let mirrors = [host.mirror(), host.at("store").join("green")];
+    let volumes = ["a", "b"].map(|name| other.path().join(name));
+    volumes.iter().for_each(|volume| fs::create_dir(volume).unwrap());
+    host.source = volumes[0].display().to_string();
+    host.configure(&format!(
+        "[[lane]]\nteam = \"team\"\nenv = \"green\"\nvolume = {:?}\nmirror = {:?}",
+        volumes[1], mirrors[1]
+    ));
+    let write = |text: &str| volumes.iter().for_each(|volume| fs::write(volume.join("file"), text).unwrap());
+    write("1");
     let (store, kept) = first(&mut host);
     host.flush();
     host.stop();
     other.again();
-    fs::write(other.path().join("file"), "2").unwrap();
+    write("2");
     store.restart(&mut host, &kept);
     host.flush();
-    assert_eq!(fs::read(host.mirror().join("file")).unwrap(), b"2");
+    for mirror in &mirrors {
+        assert_eq!(fs::read(mirror.join("file")).unwrap(), b"2", "{}", host.log());
+    }
+}
+
+/// A lane could not be opened in one run, which read the kept queue all the same: what it read was nobody's, and the next
+/// run must not take the queue for whole.
+///
+/// Fails with `begun_with` that leaves the reader out.
+#[test]
+fn what_was_read_while_a_lane_was_not_open_is_looked_for() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let mut host = Host::new("");
+    let (store, kept) = first(&mut host);
+    host.flush();
+    host.stop();
+    fs::write(host.volume().join("while-no-agent-ran"), "1").unwrap();
+    let aside = host.at("aside");
+    fs::rename(host.volume(), &aside).unwrap();
+    store.restart(&mut host, &kept);
+    fs::write(aside.join("while-it-could-not-be-opened"), "2").unwrap();
+    wait_until("the queue was read", WAIT, || {
+        let left = rustix::io::ioctl_fionread(&kept[0].1)?;
+        Ok(Seen::when(left == 0 && host.log().contains("cannot go on"), || format!("{left} bytes")))
+    })
+    .unwrap();
+    host.kill();
+    fs::rename(&aside, host.volume()).unwrap();
+    store.restart(&mut host, &kept);
+    host.flush();
+    host.assert_equal();
+    assert_eq!(went_on(&host), 0, "{}", host.log());
 }
 
 /// Starts the agent as after a boot: with another boot id, and no queue that was kept.

@@ -20,6 +20,9 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// Lanes that rest have this part of a core for scans, all together.
 const SHARE: u32 = 500;
 
+/// And wait no longer than this for one, whatever it costs.
+const AGE_MAX: Duration = Duration::from_secs(30);
+
 /// Files of one device that are open for writing, by inode number. Those that are mapped too, or only, are in `mapped`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WSet {
@@ -185,7 +188,7 @@ impl OpenFiles {
     pub fn look_back(&self, age: Duration) -> Result<Arc<Scan>, NoScan> {
         if let Some((_, Ok(scan))) = &self.shared.lock().last
             && !age.is_zero()
-            && scan.at.elapsed() < age.max(scan.took * SHARE)
+            && scan.at.elapsed() < age.max((scan.took * SHARE).min(AGE_MAX))
         {
             return Ok(scan.clone());
         }

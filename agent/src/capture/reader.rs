@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sys::fanotify::{Event, Events, Group, Mask, Place, Queue, handle};
+use sys::fanotify::{Event, Events, Group, Marks, Mask, Place, Queue, handle};
 use sys::{Dir, Errno, SysError};
 
 use proto::{Hint, Note};
@@ -24,6 +24,9 @@ const GATHER: Duration = Duration::from_millis(5);
 
 /// How often the reading thread shows that it lives when there is nothing to read.
 const BEAT: Duration = Duration::from_secs(1);
+
+/// How long the end of the process waits for whoever reads the queue.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Directories whose side is remembered; beyond that the memory starts anew.
 const SIDES_MAX: usize = 1 << 20;
@@ -230,8 +233,16 @@ pub struct Capture {
     /// One event in so many is dropped: only a test of the checker sets it.
     drop_every: AtomicU64,
     seen: AtomicU64,
-    /// The group was held for us, and nothing was taken out of its queue yet.
-    goes_on: AtomicBool,
+    /// The group was held for us, with no hole in what its readers noted.
+    is_whole: bool,
+    /// Nothing was taken out of the queue by this process yet.
+    unread: AtomicBool,
+    /// What this process calls itself in the spool.
+    reader: u64,
+    /// What the one before called itself.
+    predecessor: u64,
+    /// What was watched when the group was taken over.
+    marks: Marks,
     /// Nothing is read any more: what comes is for the next process.
     closed: AtomicBool,
     awaited: Mutex<usize>,
@@ -314,6 +325,7 @@ impl Capture {
 
     fn on(group: Group, spool: Option<Spool>, goes_on: bool) -> Result<Arc<Self>, Unavailable> {
         let (woken, wake) = rustix_pipe()?;
+        let (marks, predecessor) = (group.marks(), spool.as_ref().map_or(0, Spool::reader));
         let inner = Inner {
             targets: Vec::new(),
             sides: HashMap::new(),
@@ -329,7 +341,11 @@ impl Capture {
             woken,
             drop_every: AtomicU64::new(0),
             seen: AtomicU64::new(0),
-            goes_on: AtomicBool::new(goes_on),
+            is_whole: goes_on,
+            unread: AtomicBool::new(true),
+            reader: u64::from_le_bytes(sys::host::random()).max(1),
+            predecessor,
+            marks,
             closed: AtomicBool::new(false),
             awaited: Mutex::new(0),
             arrived: Condvar::new(),
@@ -352,13 +368,11 @@ impl Capture {
             Errno::PERM => Unavailable::Privilege,
             _ => refused(e),
         })?;
-        // One that was unmounted meanwhile has lost its mark, and with it what was done since.
-        let was_watched = begin.goes_on && self.group.watches(root.as_ref());
         self.group.mark(root.as_ref()).map_err(refused)?;
         let (bell, heard) = crossbeam::channel::bounded(1);
         let mut inner = self.lock();
         let Begin { mut dirty, journal, goes_on } = begin;
-        if goes_on && !(was_watched && self.goes_on()) {
+        if goes_on && !self.goes_on() {
             dirty.gap(Gap::Start, Instant::now());
         }
         let state = Mutex::new(State { dirty, forgotten: goes_on, ..State::default() });
@@ -404,9 +418,18 @@ impl Capture {
 
     /// Leaves what is queued, and what comes, for the process that gets the group next.
     pub fn close(&self) {
-        let _inner = self.lock();
         self.closed.store(true, Ordering::Release);
         self.stop();
+        // Whoever is at it is waited for, but not for a disk that hangs: what is in hand then is in the spool.
+        let end = Instant::now() + CLOSE_LIMIT;
+        while self.inner.try_lock().is_err() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// True when what comes is left for the next process.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Ends [`Capture::run`].
@@ -447,10 +470,14 @@ impl Capture {
             return Err(SysError::new("read events of an agent that ends", b".", Errno::CANCELED));
         }
         let wanted = self.group.queued()?;
-        if self.goes_on.swap(false, Ordering::AcqRel)
-            && let Some(Left::Events(events)) = inner.spool.as_ref().map(Spool::left)
-        {
-            inner.take_in(&events, |_| false);
+        if self.unread.swap(false, Ordering::AcqRel) {
+            let left = inner.spool.as_ref().map(Spool::left);
+            if let (Some(Left::Events(events)), true) = (left, self.is_whole) {
+                inner.take_in(&events, |_| false);
+            }
+            if let Some(spool) = &mut inner.spool {
+                spool.set_reader(self.reader);
+            }
         }
         let mut taken = 0;
         while taken < wanted {
@@ -469,7 +496,12 @@ impl Capture {
                     inner.noted(&[]);
                     break;
                 }
-                Err(e) => return Err(e),
+                Err(e) => {
+                    if let Some(spool) = &mut inner.spool {
+                        spool.noted(false);
+                    }
+                    return Err(e);
+                }
             }
         }
         Ok(())
@@ -487,7 +519,23 @@ impl Capture {
 
     /// True when the group was held for us while no agent ran, and whatever happened meanwhile is in its queue still.
     pub fn goes_on(&self) -> bool {
-        self.goes_on.load(Ordering::Acquire)
+        self.is_whole && self.unread.load(Ordering::Acquire)
+    }
+
+    /// True when moreover the file system of `root` was watched all the time: one that was unmounted has lost its mark.
+    pub fn goes_on_at(&self, root: &Dir) -> bool {
+        self.goes_on() && self.marks.has(root)
+    }
+
+    /// By what a later start knows that nobody but this process has read the queue: a number for this process; nothing when
+    /// the queue ends with it.
+    pub fn reader(&self) -> Option<u64> {
+        self.lock().spool.as_ref().map(|_| self.reader)
+    }
+
+    /// The same of the last process that read it; 0 for none.
+    pub fn predecessor(&self) -> u64 {
+        self.predecessor
     }
 
     /// Who has what open for writing, on all of the host.
@@ -572,10 +620,14 @@ impl Inner {
             self.sides.clear();
         }
         self.arrived(event, sides, now);
-        if let (Some(object), false) = (content, matches!(sides[0], Some(Side::In(_)))) {
+        if let Some(object) = content {
             // Of a directory that is gone it cannot be said any more where it was.
             let is_nameless = event.at.is_none() || sides[0].is_none();
-            self.elsewhere(object, is_nameless, now, touched);
+            let lane = sides[0].and_then(|side| match side {
+                Side::In(at) => Some(at),
+                Side::Outside => None,
+            });
+            self.elsewhere(object, is_nameless, lane, now, touched);
         }
     }
 
@@ -609,10 +661,19 @@ impl Inner {
     ///
     /// Without any name it is a change of the link count, and the only one that is told of a file of the volume that got its
     /// second name elsewhere.
-    fn elsewhere(&self, object: &[u8], is_nameless: bool, now: Instant, touched: &mut [bool]) {
+    ///
+    /// A name in one `lane` may be one of several, and the others in another.
+    fn elsewhere(
+        &self,
+        object: &[u8],
+        is_nameless: bool,
+        lane: Option<usize>,
+        now: Instant,
+        touched: &mut [bool],
+    ) {
         let mut ino = None;
         for (at, target) in self.targets.iter().enumerate() {
-            if !object.starts_with(&target.fsid) {
+            if lane == Some(at) || !object.starts_with(&target.fsid) {
                 continue;
             }
             let mut state = target.lock();
@@ -626,7 +687,7 @@ impl Inner {
                     state.notes.push(notes::object(object));
                 }
                 touched[at] = true;
-            } else if let Some(ino) = ino {
+            } else if let (Some(ino), None) = (ino, lane) {
                 state.elsewhere_lost |= state.elsewhere.len() >= ELSEWHERE_MAX;
                 if !state.elsewhere_lost {
                     state.elsewhere.insert(ino, object.into());

@@ -5,7 +5,7 @@
 //! that: the next agent finds in it what its predecessor had in its hands.
 //!
 //! Layout, all numbers little-endian: state (`u64`: 0 nothing, 1 perhaps events, 2 notes were lost), bytes of the last read
-//! (`u64`), zeros up to byte 64, then events as the kernel writes them, behind the last one zeros.
+//! (`u64`), a random number of the process that took something out of the queue last (`u64`), zeros up to byte 64, then events as the kernel writes them, behind the last one zeros.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -46,7 +46,9 @@ impl Spool {
     /// The kernel's errno.
     pub fn new() -> Result<Self, SysError> {
         let memory = sys::file::memory(c"tidegate-spool", BYTES as u64)?;
-        let map = SharedMap::of(&memory, BYTES)?;
+        let mut map = SharedMap::of(&memory, BYTES)?;
+        // All pages are there from the start: the kernel could not fail to fill one.
+        map.write(0, &vec![0; BYTES]);
         Ok(Self { memory, map, lost: false })
     }
 
@@ -97,6 +99,16 @@ impl Spool {
     pub fn noted(&mut self, all: bool) {
         self.lost = !all;
         self.set(0, if all { 0 } else { 2 });
+    }
+
+    /// Who took something out of the queue last; 0 for nobody.
+    pub fn reader(&self) -> u64 {
+        self.word(16)
+    }
+
+    /// Says that from now on it is this one.
+    pub fn set_reader(&mut self, reader: u64) {
+        self.set(16, reader);
     }
 
     /// True when something could not be noted.

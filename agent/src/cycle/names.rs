@@ -216,7 +216,8 @@ pub fn complete(view: &View, volume: &Volume, plan: &mut Plan) -> Result<()> {
             let (Ok(above), Ok(stat)) = (dir.stat_self(), dir.glance(name)) else { continue };
             let row = view.dir_id(&parent)?.map(|id| view.facts(id, name)).transpose()?.flatten();
             // Inode numbers are given again: a directory may have that of a file that had several names.
-            let is_it = |facts: &RowFacts| stat.kind != FileKind::Dir && stat.ino == ino && facts.is_inode(&stat);
+            let is_it =
+                |facts: &RowFacts| stat.kind != FileKind::Dir && stat.ino == ino && facts.is_inode(&stat);
             if let Some(facts) = row.filter(is_it) {
                 let found = Found { path: path.clone(), old: path.clone(), stat, parent: above.ino };
                 let link = LinkName {

@@ -1,5 +1,6 @@
 //! The thread of one lane. It may hang on its mirror for as long as that hangs; nobody waits for it without a limit.
 
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use proto::{Generation, LaneName, Note, Time, Totals};
 
 use super::core::{Core, Effect, Input, Span, Timing};
 use super::status::{Phase, Snapshot};
-use super::worker::{Retry, Watched, Worker};
+use super::worker::{Memory, Retry, Watched, Worker};
 use crate::capture::{Begin, Capture, Dirty, Gap, take_in};
 use crate::config::{EngineChoice, Every, LaneConfig};
 use crate::cut::Cuts;
@@ -126,6 +127,8 @@ impl LaneHandle {
             worker: None,
             watched: None,
             journal: None,
+            begun: Begun::Not(PathBuf::new()),
+            memory: Memory::default(),
             doubted_since: None,
             flushes: Vec::new(),
             approvals: Vec::new(),
@@ -188,6 +191,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether it is said in the state directory that a later start may go on.
+enum Begun {
+    Not(PathBuf),
+    Yes(PathBuf),
+}
+
 struct Thread {
     config: LaneConfig,
     capture: std::result::Result<Arc<Capture>, String>,
@@ -203,6 +212,9 @@ struct Thread {
     /// How the volume is watched, from the first time it was open.
     watched: Option<Watched>,
     journal: Option<Journal>,
+    begun: Begun,
+    /// What the last worker had in mind.
+    memory: Memory,
     /// From when on times say nothing, until a worker has compared contents.
     doubted_since: Option<Time>,
     flushes: Vec<(Instant, Sender<Flushed>)>,
@@ -246,6 +258,10 @@ impl Thread {
             }
         }
         if let Some(Watched::Captured { capture, target }) = &self.watched {
+            if let (Begun::Yes(path), false) = (&self.begun, capture.is_closed()) {
+                // What is read from now on is nobody's.
+                let _ = std::fs::remove_file(path);
+            }
             capture.forget(target);
         }
         self.worker = None;
@@ -344,6 +360,7 @@ impl Thread {
         worker.journal = self.journal.as_ref().map(Journal::appender);
         worker.cuts = Cuts::of(&self.config, &worker.volume.path);
         worker.doubted_since = self.doubted_since;
+        worker.memory = std::mem::take(&mut self.memory);
         let mut snapshot = lock(&self.snapshot);
         snapshot.error = None;
         snapshot.next_try = None;
@@ -374,11 +391,20 @@ impl Thread {
             capture.forget(target);
             self.watched = None;
         }
+        // From here until everything was looked at, what is noted and queued is not all.
+        let begun = lane.dir.file(BEGUN_WITH);
+        let was_begun_with = std::fs::read_to_string(&begun).unwrap_or_default();
+        match std::fs::remove_file(&begun) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::State { act: format!("remove {}", begun.display()), source: error });
+            }
+            _ => self.begun = Begun::Not(begun),
+        }
         let (journal, dirty) = match self.journal.take() {
             Some(journal) => (journal, None),
             None => {
                 let (journal, replay) = open_journal(lane)?;
-                let dirty = self.begin(lane, volume, &replay);
+                let dirty = self.begin(lane, volume, &replay, &was_begun_with);
                 self.doubted_since = doubted_since(&replay);
                 if dirty.whole().is_some() {
                     // Noted before anything else: should this run die before it has looked, the next must look too.
@@ -387,11 +413,9 @@ impl Thread {
                         (Boot::Same, _) => GapCause::LostDescriptor,
                         _ => GapCause::AgentDown,
                     });
-                    let _ = journal.appender().append(crate::cycle::now(), vec![gap], Want::Written);
-                }
-                // Behind the gap: what this run leaves out may have been replicated before, and the other way round.
-                if let Err(error) = std::fs::write(lane.dir.file(BEGUN_WITH), self.begun_with()) {
-                    tracing::warn!(lane = %self.config.name, %error, "the next start will walk");
+                    let noted = journal.appender().append(crate::cycle::now(), vec![gap], Want::Written);
+                    // One that cannot be written notes a gap of its own as soon as it can.
+                    let _ = noted.map(|mut ticket| ticket.written());
                 }
                 (journal, Some(dirty))
             }
@@ -417,14 +441,32 @@ impl Thread {
                 (Watched::Walked, Some(why))
             }
         };
+        if let Watched::Captured { target, .. } = &watched
+            && target.peek(|dirty| dirty.whole().is_none())
+        {
+            self.has_begun();
+        }
         lock(&self.snapshot).not_captured = not_captured;
         self.watched = Some(watched.clone());
         Ok(watched)
     }
 
-    /// What decides what is replicated, besides the volume: a start with another needs a look at everything.
-    fn begun_with(&self) -> String {
-        let mut text = format!("{}\n", env!("CARGO_PKG_VERSION"));
+    /// Says, in the state directory, that whatever is not in the mirror is noted or queued: from a look at everything on, for
+    /// as long as nobody but this process reads the queue.
+    fn has_begun(&mut self) {
+        let Begun::Not(path) = &self.begun else { return };
+        let Ok(capture) = &self.capture else { return };
+        let Some(reader) = capture.reader() else { return };
+        match std::fs::write(path, self.begun_with(reader)) {
+            Ok(()) => self.begun = Begun::Yes(path.clone()),
+            Err(error) => tracing::warn!(lane = %self.config.name, %error, "the next start will walk"),
+        }
+    }
+
+    /// Who reads the queue, and what decides what is replicated besides the volume: a start with another needs a look at
+    /// everything.
+    fn begun_with(&self, reader: u64) -> String {
+        let mut text = format!("{}\nreader {reader:016x}\n", env!("CARGO_PKG_VERSION"));
         self.config.settings.excludes.patterns().for_each(|pattern| text += &format!("exclude {pattern}\n"));
         text
     }
@@ -445,14 +487,13 @@ impl Thread {
     }
 
     /// What is to be looked at first: what the journal says, if that is all there is to know; else everything.
-    fn begin(&self, lane: &Lane, volume: &Volume, replay: &Replay) -> Dirty {
+    fn begin(&self, lane: &Lane, volume: &Volume, replay: &Replay, was_begun_with: &str) -> Dirty {
         let now = Instant::now();
         let mut dirty = Dirty::default();
         let view = lane.index.view();
-        let knows_all = std::fs::read_to_string(lane.dir.file(BEGUN_WITH))
-            .is_ok_and(|text| text == self.begun_with())
-            && self.capture.as_ref().is_ok_and(|capture| capture.goes_on())
-            && replay.boot == Boot::Same
+        let knows_all = self.capture.as_ref().is_ok_and(|capture| {
+            capture.goes_on_at(&volume.root) && was_begun_with == self.begun_with(capture.predecessor())
+        }) && replay.boot == Boot::Same
             && replay.gaps.is_empty()
             && replay.published.is_some()
             && lane.head.as_ref().is_some_and(|head| head.halted.is_none())
@@ -523,7 +564,13 @@ impl Thread {
     fn asked(&mut self, command: Command, core: &mut Core) {
         let now = Instant::now();
         match command {
-            Command::Pause => core.handle(Input::Pause, now),
+            Command::Pause => {
+                core.handle(Input::Pause, now);
+                let why = format!("{0} was paused: tidegate resume {0}", self.config.name);
+                for (_, reply) in self.flushes.drain(..) {
+                    let _ = reply.send(Flushed::Failed(why.clone()));
+                }
+            }
             Command::Resume => core.handle(Input::Resume, now),
             Command::Flush(at, reply) => {
                 if core.is_paused() {
@@ -590,6 +637,9 @@ impl Thread {
                 if let Err(error) = worker.empty_trash_if(report.is_some_and(|report| report.published)) {
                     tracing::warn!(lane = %self.config.name, error = %Chain(&error), "the trash is emptied the next time");
                 }
+                if !is_partial {
+                    self.has_begun();
+                }
                 Input::Done { as_of, is_partial, is_quarantined, is_idle }
             }
             Err(error) => self.cannot_go_on(&error, core),
@@ -598,7 +648,9 @@ impl Thread {
 
     /// What failed is opened anew the next time: the mount, or the volume, may be another one by then.
     fn cannot_go_on(&mut self, error: &Error, core: &Core) -> Input {
-        self.worker = None;
+        if let Some(worker) = self.worker.take() {
+            self.memory = worker.memory;
+        }
         self.failed(error, Instant::now() + super::core::back_off(core.failures()));
         let why = Chain(error).to_string();
         let waiting = self.flushes.drain(..).map(|(_, reply)| reply).chain(self.approvals.drain(..));

@@ -19,6 +19,10 @@ pub struct Members {
     set: WSet,
     /// The last scan did not say it all.
     untold: bool,
+    /// There was none, and that was told.
+    is_late: bool,
+    /// When the last one was begun: lag is counted from there, and grows while there is none.
+    at: Instant,
     /// Which process hid from it, and was told of.
     refused: Option<(String, u32)>,
     /// Mapped files that were read with their pages cleaned, and have been mapped ever since.
@@ -54,6 +58,8 @@ impl Members {
             open_files,
             set: WSet::default(),
             untold: true,
+            is_late: false,
+            at: Instant::now(),
             refused: None,
             cleaned: HashSet::new(),
             seen: HashMap::new(),
@@ -71,19 +77,20 @@ impl Members {
     /// # Errors
     /// [`Error::Index`].
     pub fn poll(&mut self, view: &View, volume: &Volume, age: Duration) -> Result<Polled> {
-        let (mut at, mut begun) = (Instant::now(), now());
+        let mut begun = now();
         match self.open_files.look_back(age) {
             Ok(scan) => {
-                (at, begun) = (scan.at, scan.begun);
+                (self.at, begun) = (scan.at, scan.begun);
                 self.take(&scan, volume);
             }
             Err(error) => {
-                if !self.untold {
+                if !self.is_late {
                     tracing::warn!(%error, volume = %volume.given, "it cannot be said who writes what; every file \
                         is read as if it were mapped");
                 }
                 // Who was a member is taken for one still.
                 self.untold = true;
+                self.is_late = true;
             }
         }
         let times_tell = times_tell(volume)?;
@@ -123,12 +130,13 @@ impl Members {
             doubted,
             doubted_since: None,
         };
-        Ok(Polled { at, silent, changed, held })
+        Ok(Polled { at: self.at, silent, changed, held })
     }
 
     fn take(&mut self, scan: &Scan, volume: &Volume) {
         self.set = scan.of(volume.stat.dev);
         self.untold = !scan.complete;
+        self.is_late = false;
         if let Some((name, pid)) = scan.refused.as_ref().filter(|_| self.refused != scan.refused) {
             tracing::warn!(pid, process = %name, volume = %volume.given, "a process hides what it has open: cuts are called \
                 fuzzy. If it writes to no volume, name it in not_writers");

@@ -32,16 +32,21 @@ pub fn capture(state: &StateDir, awaited: usize) -> Result<Arc<Capture>, Unavail
     let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
     let note = state.file("fanotify-boot");
     if let Some(queue) = kept(QUEUE) {
+        let queue = Group::from_fd(queue);
         let spool = kept(SPOOL).and_then(|memory| Spool::adopt(memory).ok());
         match spool {
             Some(spool) if is_of_this_boot(&note, &boot) => {
                 tracing::info!("the kernel's queue of changes was kept while the agent was down");
-                return Capture::adopt(Group::from_fd(queue), spool, awaited);
+                return Capture::adopt(queue, spool, awaited);
             }
             Some(_) => tracing::warn!("a kept queue of changes is of another boot: it is not used"),
             None => {
                 tracing::warn!("a queue of changes was kept without what was read from it: it is not used")
             }
+        }
+        // A copy of it is open for as long as this process runs: it would grow.
+        if let Err(error) = queue.let_go() {
+            tracing::warn!(%error, "a kept queue grows unread; start the agent anew");
         }
         for (name, _) in [QUEUE, SPOOL] {
             let _ = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);

@@ -32,6 +32,15 @@ pub enum Watched {
     Walked,
 }
 
+/// What a worker has in mind from one cycle to the next; it outlives the worker.
+#[derive(Default)]
+pub struct Memory {
+    deleted: VecDeque<(Instant, u64)>,
+    /// Names that are not in the mirror as they are in the volume, because deletions are halted or because they changed
+    /// while a cycle was at them.
+    again: Again,
+}
+
 /// One lane at work.
 pub struct Worker {
     /// The lane.
@@ -59,10 +68,8 @@ pub struct Worker {
     pub scan_age: Duration,
     /// As of when the last cycle knew who had what open.
     pub polled: Instant,
-    deleted: VecDeque<(Instant, u64)>,
-    /// Names that are not in the mirror as they are in the volume, because deletions are halted or because they changed
-    /// while a cycle was at them.
-    again: Again,
+    /// What it has in mind from one cycle to the next.
+    pub memory: Memory,
     /// What was taken out of the mirror by earlier cycles may not be removed yet.
     trash_is_left: bool,
     members: Members,
@@ -99,8 +106,7 @@ impl Worker {
             doubted_since: None,
             scan_age: Duration::ZERO,
             polled: Instant::now(),
-            deleted: VecDeque::new(),
-            again: Again::default(),
+            memory: Memory::default(),
             trash_is_left: true,
         };
         worker.tell_links()?;
@@ -157,18 +163,18 @@ impl Worker {
                 return Err(error);
             }
         };
-        if taken.is_empty() && retried.is_empty() && self.again.is_empty() && changed.is_empty() {
+        if taken.is_empty() && retried.is_empty() && self.memory.again.is_empty() && changed.is_empty() {
             self.done(ticket, None);
             return Ok(None);
         }
         // Whatever their times say: it is not their content that is in doubt.
-        silent.doubted.extend(&self.again.inodes);
+        silent.doubted.extend(&self.memory.again.inodes);
         silent.doubted_since = self.doubted_since;
         let mut resolved = self.resolve(&mut taken);
         if let Some(resolved) = &mut resolved {
-            retried.iter().chain(&self.again.names).for_each(|path| resolved.names.add_path(path));
-            self.again.trees.iter().for_each(|path| resolved.names.add_whole(path.clone(), None));
-            changed.iter().chain(&self.again.inodes).for_each(|ino| resolved.names.add_inode(*ino));
+            retried.iter().chain(&self.memory.again.names).for_each(|path| resolved.names.add_path(path));
+            self.memory.again.trees.iter().for_each(|path| resolved.names.add_whole(path.clone(), None));
+            changed.iter().chain(&self.memory.again.inodes).for_each(|ino| resolved.names.add_inode(*ino));
             if resolved.names.is_empty() {
                 self.done(ticket, None);
                 return Ok(None);
@@ -191,8 +197,8 @@ impl Worker {
                 {
                     target.put_back_part(resolved.part(taken, &report.astray));
                 }
-                self.again = report.again.clone();
-                self.again.names.extend(report.withheld.iter().cloned());
+                self.memory.again = report.again.clone();
+                self.memory.again.names.extend(report.withheld.iter().cloned());
                 self.done(ticket, Some(&report));
                 if report.noted {
                     self.tell_links()?;
@@ -232,7 +238,7 @@ impl Worker {
         self.options.limit.empty_volume = true;
         let result = self.cycle(Retry::No, now);
         self.options.limit = limit;
-        self.deleted.clear();
+        self.memory.deleted.clear();
         result
     }
 
@@ -272,7 +278,7 @@ impl Worker {
     /// it. While something is to be looked at again it does: that is known to nobody but this process.
     fn done(&self, ticket: Option<Ticket>, report: Option<&CycleReport>) {
         let (Some(journal), Some(mut ticket)) = (&self.journal, ticket) else { return };
-        if !self.again.is_empty() {
+        if !self.memory.again.is_empty() {
             return;
         }
         let Ok(numbers) = ticket.written() else { return };
@@ -333,11 +339,12 @@ impl Worker {
         now: Instant,
         held: Option<&mut Held>,
     ) -> Result<CycleReport> {
-        while self.deleted.front().is_some_and(|(at, _)| now.duration_since(*at) > self.delete_window) {
-            self.deleted.pop_front();
+        while self.memory.deleted.front().is_some_and(|(at, _)| now.duration_since(*at) > self.delete_window)
+        {
+            self.memory.deleted.pop_front();
         }
         let mut options = self.options.clone();
-        options.limit.already = self.deleted.iter().map(|(_, deleted)| deleted).sum();
+        options.limit.already = self.memory.deleted.iter().map(|(_, deleted)| deleted).sum();
         let mut since = match &self.watched {
             Watched::Captured { capture, target } => Some(Since {
                 capture,
@@ -363,7 +370,7 @@ impl Worker {
         .run()?;
         self.options.full = false;
         if report.published && report.deleted > 0 && report.halted.is_none() {
-            self.deleted.push_back((now, report.deleted));
+            self.memory.deleted.push_back((now, report.deleted));
         }
         Ok(report)
     }

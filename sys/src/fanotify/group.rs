@@ -122,15 +122,23 @@ impl Group {
         }
     }
 
-    /// True when the file system that `root` lies on is watched already, for all that [`Group::mark`] asks for. False also
-    /// where that cannot be said.
-    pub fn watches(&self, root: impl AsFd) -> bool {
+    /// The file systems that are watched now, for all that [`Group::mark`] asks for. None where that cannot be said.
+    pub fn marks(&self) -> Marks {
         let number = self.fd.as_raw_fd();
-        let mounts = crate::mount::read_mountinfo().unwrap_or_default();
-        let mount = crate::file::stat(root, b".").ok().map(|stat| stat.mount);
-        let device = mount.and_then(|id| crate::mount::by_id(&mounts, id)).map(|mount| mount.dev);
         let lines = std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{number}")).unwrap_or_default();
-        device.is_some_and(|device| lines.lines().any(|line| is_mark(line, device)))
+        Marks(lines.lines().filter_map(marked).collect())
+    }
+
+    /// Watches nothing any more. What is queued stays so until the last copy of the descriptor is closed; nothing is added.
+    ///
+    /// # Errors
+    /// The kernel's errno.
+    pub fn let_go(&self) -> Result<(), SysError> {
+        let flags = libc::FAN_MARK_FLUSH | libc::FAN_MARK_FILESYSTEM;
+        // SAFETY: no path is given; nothing is kept by the call.
+        let result =
+            unsafe { libc::fanotify_mark(self.fd.as_raw_fd(), flags, 0, libc::AT_FDCWD, std::ptr::null()) };
+        if result == 0 { Ok(()) } else { Err(SysError::new("watch nothing any more", b"", last_errno())) }
     }
 
     fn change(&self, root: BorrowedFd<'_>, what: u32, mask: Mask) -> Result<(), SysError> {
@@ -205,18 +213,32 @@ impl AsFd for Group {
     }
 }
 
-/// Whether a line of `fdinfo` (proc_pid_fdinfo(5)) is a mark on the superblock `device` with all events of [`Group::mark`].
-fn is_mark(line: &str, device: (u32, u32)) -> bool {
-    /// How the kernel packs a device (`MKDEV`, linux/kdev_t.h).
-    const MINOR_BITS: u32 = 20;
-    let Some(fields) = line.strip_prefix("fanotify ") else { return false };
+/// Superblocks that a group watched at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Marks(Vec<u64>);
+
+impl Marks {
+    /// True when the file system that `root` lies on is among them.
+    pub fn has(&self, root: impl AsFd) -> bool {
+        /// How the kernel packs a device (`MKDEV`, linux/kdev_t.h).
+        const MINOR_BITS: u32 = 20;
+        let mounts = crate::mount::read_mountinfo().unwrap_or_default();
+        let mount = crate::file::stat(root, b".").ok().map(|stat| stat.mount);
+        let device = mount.and_then(|id| crate::mount::by_id(&mounts, id)).map(|mount| mount.dev);
+        let packed = device.map(|(major, minor)| u64::from(major) << MINOR_BITS | u64::from(minor));
+        packed.is_some_and(|packed| self.0.contains(&packed))
+    }
+}
+
+/// The superblock of a line of `fdinfo` (proc_pid_fdinfo(5)), if it is a mark with all events of [`Group::mark`].
+fn marked(line: &str) -> Option<u64> {
+    let fields = line.strip_prefix("fanotify ")?;
     let field = |name: &str| {
         let text = fields.split(' ').find_map(|field| field.strip_prefix(name))?;
         u64::from_str_radix(text, 16).ok()
     };
     let wanted = WANTED.with(Mask::RENAME).0;
-    let packed = u64::from(device.0) << MINOR_BITS | u64::from(device.1);
-    field("sdev:") == Some(packed) && field("mask:").is_some_and(|mask| mask & wanted == wanted)
+    field("sdev:").filter(|_| field("mask:").is_some_and(|mask| mask & wanted == wanted))
 }
 
 fn init(flags: u32) -> Result<Group, SysError> {

@@ -6,5 +6,5 @@
 mod group;
 mod parse;
 
-pub use group::{Group, Marked, Mode, Queue};
+pub use group::{Group, Marked, Marks, Mode, Queue};
 pub use parse::{Event, Events, Malformed, Mask, Place, handle, key};
