@@ -133,6 +133,8 @@ fn a_journal_is_followed_while_the_agent_writes_it_and_is_killed() {
         host.kill();
         host.start();
         followed.until("a gap", |line| line["event"] == "gap" && line["cause"] == "lost-descriptor");
+        // While everything is to be looked at, names are not told apart.
+        host.flush();
         fs::write(volume.join(format!("killed-{round}")), "x").unwrap();
         host.flush();
         let seq = followed.until_changed("name", &format!("killed-{round}"));

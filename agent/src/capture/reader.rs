@@ -671,6 +671,14 @@ impl Inner {
         now: Instant,
         touched: &mut [bool],
     ) {
+        // Each file that is deleted anywhere on the file system is such a change: one that is gone has no name in a volume
+        // either, and nobody has it open.
+        if is_nameless
+            && let Some(target) = self.targets.iter().find(|target| object.starts_with(&target.fsid))
+            && handle(object).hold(target.root.as_ref()).is_err_and(|e| e.errno == Errno::STALE)
+        {
+            return;
+        }
         let mut ino = None;
         for (at, target) in self.targets.iter().enumerate() {
             if lane == Some(at) || !object.starts_with(&target.fsid) {

@@ -9,9 +9,9 @@ use harness::product::program;
 
 use super::solo::{Host, WAIT};
 
-/// The socket where the agent says what is to be kept.
+/// The socket where the agent says what is to be kept. It is read all the time: an agent whose words nobody takes waits.
 pub struct Store {
-    socket: std::os::unix::net::UnixDatagram,
+    said: std::sync::mpsc::Receiver<(String, Option<OwnedFd>)>,
 }
 
 /// Descriptors by their names, in the order they came.
@@ -21,10 +21,23 @@ impl Store {
     /// Listens, and has the agent of `host` know where.
     pub fn of(host: &mut Host) -> Self {
         let path = host.at("notify");
+        host.product.env.push(("NOTIFY_SOCKET".to_owned(), path.display().to_string()));
         let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        host.product.env.push(("NOTIFY_SOCKET".to_owned(), path.display().to_string()));
-        Self { socket }
+        let (say, said) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            loop {
+                let is_over = match next(&socket) {
+                    Some(word) => say.send(word).is_err(),
+                    // Whoever listened is gone, and so is the directory.
+                    None => !path.exists(),
+                };
+                if is_over {
+                    return;
+                }
+            }
+        });
+        Self { said }
     }
 
     /// All that was sent until the agent says that it is ready.
@@ -32,7 +45,8 @@ impl Store {
         let end = Instant::now() + WAIT;
         let mut kept = Vec::new();
         loop {
-            let (text, fd) = self.next();
+            let left = end.saturating_duration_since(Instant::now());
+            let (text, fd) = self.said.recv_timeout(left).expect("the agent says that it is ready");
             if let (true, Some(fd)) = (text.contains("FDSTORE=1"), fd) {
                 let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or_default();
                 kept.push((name.to_owned(), fd));
@@ -40,24 +54,7 @@ impl Store {
             if text.contains("READY=1") {
                 return kept;
             }
-            assert!(Instant::now() < end, "the agent does not say that it is ready");
         }
-    }
-
-    fn next(&self) -> (String, Option<OwnedFd>) {
-        use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut text = [0; 4096];
-        let mut slices = [std::io::IoSliceMut::new(&mut text)];
-        let Ok(message) = recvmsg(&self.socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) else {
-            return (String::new(), None);
-        };
-        let fd = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        });
-        (String::from_utf8_lossy(&text[..message.bytes]).into_owned(), fd)
     }
 
     /// Starts the agent anew with what was kept, and with nothing else.
@@ -78,6 +75,21 @@ impl Store {
         command.envs(host.product.env.iter().map(|(name, value)| (name, value)));
         host.start_as(command);
     }
+}
+
+/// What is said next; nothing when nothing is said for a while.
+fn next(socket: &std::os::unix::net::UnixDatagram) -> Option<(String, Option<OwnedFd>)> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut text = [0; 4096];
+    let mut slices = [std::io::IoSliceMut::new(&mut text)];
+    let message = recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC).ok()?;
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Some((String::from_utf8_lossy(&text[..message.bytes]).into_owned(), fd))
 }
 
 /// A copy of some of it.
