@@ -18,7 +18,7 @@ use sys::procfs::{Scanner, Seen};
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Lanes that rest have this part of a core for scans, all together.
-const SHARE: u32 = 500;
+const SHARE: u32 = 1000;
 
 /// And wait no longer than this for one, whatever it costs.
 const AGE_MAX: Duration = Duration::from_secs(30);
