@@ -1,6 +1,6 @@
 //! An agent that starts anew goes on where the last one ended: with the kernel's queue, the memory beside it, and the journal.
 //!
-//! Fails on a weakened build, each tried: see the single tests.
+//! Fails on weakened builds, those that the single tests name were tried.
 
 mod common;
 
@@ -179,6 +179,8 @@ fn another_configuration_is_a_reason_to_walk() {
 
 /// The volumes' file system was unmounted while no agent ran: with the mark gone, the queue says nothing of what was done.
 /// There are two, for the first lane that is watched puts the mark back, and the second must not take that for the old one.
+///
+/// Fails with marks that are not looked at.
 #[test]
 fn a_file_system_that_was_unmounted_is_walked() {
     if !require(&NEEDS) {
@@ -261,8 +263,7 @@ fn start_after_boot(host: &mut Host) {
 /// Content that was not written back when the host stopped is lost, and the times say nothing of it. Here a disk takes it
 /// away behind everybody's back: whoever believes the times does not see it, as the first start shows.
 ///
-/// Fails with `doubted_since` that gives nothing; and with `write_back_seconds` of 0, once the change is older than the
-/// cursor.
+/// Fails with `doubted_since` that gives nothing.
 #[test]
 fn a_host_that_stopped_without_an_end_is_compared_by_content() {
     if !require(&NEEDS) {
@@ -353,6 +354,8 @@ fn budget() -> Duration {
 
 /// Three processes change a volume in every way, and the agent is killed at random moments and started anew with what was
 /// kept: at every barrier the mirror is what the volume is, and hardly a start walks.
+///
+/// Fails within seconds with a `Spool::left` that finds nothing, or a journal that refuses the name `.`.
 fn lives(kind: Kind) {
     if !require(&kind.needs()) {
         return;
