@@ -58,7 +58,12 @@ impl Spool {
     /// `EINVAL`: it is none of this layout.
     pub fn adopt(memory: OwnedFd) -> Result<Self, SysError> {
         sys::file::check_memory(&memory, BYTES as u64)?;
-        let map = SharedMap::of(&memory, BYTES)?;
+        let mut map = SharedMap::of(&memory, BYTES)?;
+        // Each page is mapped from the start: the kernel drops an event that it cannot copy, and in a process that is being
+        // killed it may give up at a page that is not.
+        let mut all = vec![0; BYTES];
+        map.read(0, &mut all);
+        map.write(0, &all);
         let mut this = Self { memory, map, lost: false };
         this.lost = this.word(0) > 1;
         Ok(this)
