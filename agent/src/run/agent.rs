@@ -24,7 +24,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(4);
 /// How often the main thread looks whether everything is well.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long a lane may take for what is answered at once.
+/// How long whoever asked for a flush or an approval is kept waiting at most.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Runs the agent until it is told to end by SIGTERM or SIGINT. SIGHUP reads the configuration again: lanes that are new are
@@ -107,7 +107,8 @@ fn read_events(capture: &Arc<Capture>) -> Result<()> {
     let read = move || {
         if let Err(error) = reader.run() {
             tracing::error!(error = %Chain(&error), "the kernel's events cannot be read any more: the agent ends");
-            // Nothing would be captured from here on, and nothing would say so: a supervisor starts it anew, with a gap.
+            // Nothing would be captured from here on, and nothing would say so: a supervisor starts it anew, and
+            // with the spool told that something was lost everything is looked at.
             std::process::exit(Exit::Failed as i32);
         }
     };
